@@ -1,0 +1,1 @@
+"""The cluster: the only files that import ray."""

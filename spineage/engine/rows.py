@@ -1,0 +1,254 @@
+"""Rows through a chain of actors: build once, serve rows, a fault comes back as a row.
+
+Ray Data has no row-level quarantine, and retries a row that kills its process for ever: so the worker turns
+BadScan into a fault row, blocks hold one row, errored blocks are dropped, and what is missing afterwards is
+passed through a second time. What is still missing crashed.
+
+A row crosses between steps as one opaque cell: arrow would promote dtypes and null-type empty columns.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from ray.util.annotations import RayDeprecationWarning
+
+from spineage.errors import BadScan, StoppedEarly
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One link of a chain. `make(**kwargs)` runs once in each of `workers` actors and serves rows."""
+
+    make: Callable[..., Callable[[Any], Any]]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    workers: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    deadline_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run gives up: the same fault in more than this share of the scans seen."""
+
+    max_fault_fraction: float = 1.0
+    min_scans: int = 20
+
+
+def run_rows(
+    manifest: Sequence[Row],
+    steps: Sequence[Step],
+    sink: Step,
+    *,
+    rows_per_block: int = 1,
+    rows_per_part: int = 1,
+    limits: Limits | None = None,
+    say: Callable[[int, int], None] = lambda done, total: None,
+) -> Counter[str]:
+    """Pass every row of the manifest through the steps and into the sink; count how each ended.
+
+    A manifest row has scan_id and source_digest. The sink gets a list of rows (finished ones, and fault rows
+    with stage, code, message) and writes them; it must be idempotent. Returns {"ok": n, code: n, ...}.
+    Raises StoppedEarly when one fault code passes the limit.
+    """
+    tally = _Tally(len(manifest), limits or Limits(), say)
+    for num_rows in (rows_per_block, 1):
+        left = [row for row in manifest if _key(row) not in tally.done]
+        if not left:
+            break
+        for outcome in _one_pass(left, steps, sink, num_rows, rows_per_part):
+            tally.add(outcome)
+        gc.collect()  # actors of a crashed pass hold their GPUs until collected
+    crashed = [row for row in manifest if _key(row) not in tally.done]
+    if crashed:
+        message = "killed its worker twice: out of memory, or a crash in native code"
+        rows = [_fault(row, "engine", BadScan("crashed", message)) for row in crashed]
+        sink.make(**sink.kwargs)(rows)
+        for row in rows:
+            tally.add((*_key(row), row["code"]))
+    return tally.counts
+
+
+class _Tally:
+    """What the driver holds: keys and counts, never rows."""
+
+    def __init__(self, total: int, limits: Limits, say: Callable[[int, int], None]) -> None:
+        self.total, self.limits, self.say = total, limits, say
+        self.done: set[Key] = set()
+        self.counts: Counter[str] = Counter()
+
+    def add(self, outcome: tuple[str, str, str]) -> None:
+        scan_id, source_digest, code = outcome
+        if (scan_id, source_digest) in self.done:
+            return
+        self.done.add((scan_id, source_digest))
+        self.counts[code or "ok"] += 1
+        self.say(len(self.done), self.total)
+        seen, same = len(self.done), self.counts[code]
+        if code and seen >= self.limits.min_scans and same > self.limits.max_fault_fraction * seen:
+            raise StoppedEarly(
+                f"stopped early: {same} of {seen} scans ended as {code}, more than the allowed "
+                f"{self.limits.max_fault_fraction:.0%}; look at the faults table, or raise "
+                "cluster.max_fault_fraction"
+            )
+
+
+def _one_pass(
+    rows: Sequence[Row], steps: Sequence[Step], sink: Step, rows_per_block: int, rows_per_part: int
+) -> Iterator[tuple[str, str, str]]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    context.execution_options.preserve_order = False
+    budget = ray.cluster_resources().get("CPU", 1.0)
+    share = _fit(steps, sink, budget)
+    cells = [{"cell": pickle.dumps(row)} for row in rows]
+    data = ray.data.from_items(cells, override_num_blocks=max(1, len(cells) // 256))
+    data = data.repartition(target_num_rows_per_block=rows_per_block)
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates the only way to bound retries (max_task_retries) and names no other.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        for step in steps:
+            data = data.map(_Serve, fn_constructor_kwargs={"step": step}, **_placement(step, share))
+        data = data.map_batches(
+            _Write, batch_size=rows_per_part, batch_format="numpy",
+            fn_constructor_kwargs={"step": sink}, **_placement(sink, share),
+        )  # fmt: skip
+    for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        yield from zip(batch["scan_id"], batch["source_digest"], batch["code"], strict=True)
+
+
+def _fit(steps: Sequence[Step], sink: Step, budget: float) -> float:
+    """The factor that lets the whole chain run at once and leaves a core for Ray's own tasks."""
+    wanted = sum(step.num_cpus * step.workers for step in (*steps, sink))
+    return min(1.0, max(budget - 1.0, 0.5) / wanted)
+
+
+def _placement(step: Step, share: float) -> dict[str, Any]:
+    return {
+        "compute": ray.data.ActorPoolStrategy(size=step.workers, max_tasks_in_flight_per_actor=2),
+        "num_cpus": round(step.num_cpus * share, 4) if not step.num_gpus else 0.0,
+        "num_gpus": step.num_gpus or None,
+        "max_restarts": -1,
+        "max_task_retries": 1,
+    }
+
+
+class _Serve:
+    """The actor: one step, rows in, rows out."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._serve = step.make(**step.kwargs)
+        self._thread = ThreadPoolExecutor(1)
+        self._hung = False
+
+    def __call__(self, cell: dict[str, Any]) -> dict[str, Any]:
+        if self._hung:
+            os._exit(
+                75
+            )  # a thread still holds the device: only a new process is clean; this row is retried
+        row = pickle.loads(cell["cell"])
+        if not row.get("code"):
+            row = self._answer(row)
+        return {"cell": pickle.dumps(row)}
+
+    def _answer(self, row: Row) -> Row:
+        name = self._step.name or self._step.make.__name__
+        try:
+            return self._thread.submit(self._serve, row).result(self._step.deadline_s)
+        except BadScan as fault:
+            return _fault(row, name, fault)
+        except Late:
+            self._hung = True
+            message = f"took longer than {self._step.deadline_s:g} s; the worker was replaced"
+            return _fault(row, name, BadScan("deadline", message))
+
+
+class _Write:
+    """The last actor: batches of rows in, their outcomes out."""
+
+    def __init__(self, step: Step) -> None:
+        self._write = step.make(**step.kwargs)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        rows = [pickle.loads(cell) for cell in batch["cell"]]
+        self._write(rows)
+        return {
+            "scan_id": np.array([row["scan_id"] for row in rows]),
+            "source_digest": np.array([row["source_digest"] for row in rows]),
+            "code": np.array([row.get("code", "") for row in rows]),
+        }
+
+
+def _key(row: Row) -> Key:
+    return row["scan_id"], row["source_digest"]
+
+
+def _fault(row: Row, stage: str, fault: BadScan) -> Row:
+    """The row that stands for a refused scan: its key, and why. What it carried is dropped."""
+    return {
+        "scan_id": row["scan_id"],
+        "source_digest": row["source_digest"],
+        "stage": stage,
+        "code": fault.code,
+        "message": str(fault),
+    }
+
+
+def spread(
+    function: Callable[[Any], Any], items: Iterable[Any], *, num_cpus: float = 1.0
+) -> Iterator[Any]:
+    """Call an importable function on every item in parallel tasks; results come as they finish.
+
+    At most four times the cluster's cores are in flight, so memory does not grow with the items.
+    An exception in the function is a bug and is raised here.
+    """
+    remote = ray.remote(num_cpus=num_cpus, max_retries=2)(function)
+    room = max(2, int(4 * ray.cluster_resources().get("CPU", 1.0) / max(num_cpus, 0.25)))
+    flying: list[ray.ObjectRef[Any]] = []
+    for item in items:
+        if len(flying) >= room:
+            ready, flying = ray.wait(flying, num_returns=1)
+            yield ray.get(ready[0])
+        flying.append(remote.remote(item))
+    while flying:
+        ready, flying = ray.wait(flying, num_returns=1)
+        yield ray.get(ready[0])
+
+
+def plain_progress(what: str, *, every_s: float = 5.0) -> Callable[[int, int], None]:
+    """A progress function: a bar that redraws on a terminal, a line every few seconds in a log."""
+    started, last = time.monotonic(), [0.0]
+    live = sys.stderr.isatty()
+
+    def say(done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - last[0] < (0.2 if live else every_s):
+            return
+        last[0] = now
+        rate = done / max(now - started, 1e-6)
+        text = f"{what}: {done}/{total} ({rate:.2f}/s)"
+        end = "\n" if done >= total or not live else "\r"
+        print(text, end=end, file=sys.stderr, flush=True)
+
+    return say

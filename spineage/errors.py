@@ -1,0 +1,68 @@
+"""Two kinds of trouble. Everything else is a bug and crashes."""
+
+from __future__ import annotations
+
+# The closed set of fault codes: what can be wrong with one file, series or scan, and what to do about it.
+FAULTS: dict[str, str] = {
+    # files
+    "not_imaging": "the file is neither DICOM nor NIfTI; nothing to do",
+    "unreadable": "the header cannot be parsed; copy or export the file again",
+    "truncated": "the file ends before its data do; copy it again",
+    "no_pixels": "the object carries no image; nothing to do",
+    "duplicate_file": "another file holds the same object; the first by file id is used",
+    # series
+    "not_mr": "modality is not MR",
+    "not_sagittal": "slices are not sagittal (within 30 degrees)",
+    "not_t2": "echo and repetition times, or the description, are not those of a T2-weighted scan",
+    "not_spine": "the part of the body, or the field of view, is not the spine",
+    "localizer": "a localizer",
+    "not_an_image": "phase, field map, secondary capture, colour or other derived map",
+    "mixed_orientation": "slices of one series point in different directions",
+    "too_few_slices": "fewer slices than a spine needs",
+    "slice_gap": "slice positions are not evenly spaced: a slice is missing or doubled",
+    "sheared": "slices are not stacked along their normal",
+    "no_geometry": "position, orientation or spacing is missing from the header",
+    "bad_values": "pixels are NaN, infinite or constant",
+    "bad_pixels": "pixel data cannot be decoded, or disagree with the header",
+    "not_chosen": "another series of the same exam and station was chosen",
+    # scans
+    "stations_apart": "stations of the exam leave a gap along the spine",
+    "stations_disagree": "stations differ in frame of reference or cannot be stitched",
+    "incomplete_spine": "the scan does not show the spine from C2 to the sacrum",
+    "levels_unknown": "vertebrae cannot be counted with confidence",
+    "empty_mask": "no spine was found",
+    "implausible_mask": "the mask is too small, too large or broken",
+    "outside_model": "the scan is unlike what the model was trained on",
+    # the machine
+    "crashed": "the scan killed its worker twice; tried again at the next run",
+    "deadline": "the scan exceeded its time limit; tried again at the next run",
+}
+
+TRANSIENT = frozenset({"crashed", "deadline"})
+
+
+class SpineageError(Exception):
+    """Anything a user can act on."""
+
+
+class BadScan(SpineageError):
+    """One file, series or scan is unusable: the run goes on and the reason is kept.
+
+    `code` must be one of FAULTS; the message must name nobody and no path.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        assert code in FAULTS, f"{code} is not a declared fault code"
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[BadScan], tuple[str, str]]:
+        return BadScan, (self.code, str(self))
+
+
+class BadStudy(SpineageError):
+    """The study is inconsistent: nothing may start. Exit code 2."""
+
+
+class StoppedEarly(SpineageError):
+    """Too many scans failed alike: what is done is kept, the rest was not tried. Exit code 3."""

@@ -1,0 +1,1 @@
+"""The world at the edge: disks, DICOM, foreign tools. Orientation and units are settled here."""

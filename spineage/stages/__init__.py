@@ -1,0 +1,1 @@
+"""One file a stage: science, io and engine joined."""

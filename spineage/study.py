@@ -1,0 +1,310 @@
+"""The study file: what changes an answer (identity), apart from where and how fast it runs (execution).
+
+Everything but `workspace` and `cluster` is identity and enters the addresses of results.
+Each default carries its reason. What the paper (arXiv 2511.17485) leaves unknown is our documented default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from spineage.errors import BadStudy
+
+
+class Section(BaseModel):
+    """Frozen; an unknown key is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Inputs(Section):
+    """Where the data are. Locations are not identity: the contents are, through their digests."""
+
+    scans: str = Field("", description="folder or URI of DICOM, NIfTI or BIDS")
+    participants: str | None = Field(
+        None, description="CSV: person, [exam], sex, site, [age_years]"
+    )
+    findings: str | None = Field(None, description="CSV: person, exam, finding, level, severity")
+    lifestyle: str | None = Field(None, description="CSV: person, then one column per factor")
+    truth: str | None = Field(
+        None, description="parquet of planted values (phantom populations only)"
+    )
+    key_file: str | None = Field(
+        None, description="key of the person hashes; none means $SPINEAGE_KEY or $SPINEAGE_KEY_FILE"
+    )
+    exam_key: Literal["StudyInstanceUID", "AccessionNumber"] = Field(
+        "StudyInstanceUID", description="the DICOM tag that the tables' exam column holds"
+    )
+
+
+class Ingest(Section):
+    """What counts as a sagittal T2 of the spine, and which stations make a scan."""
+
+    min_echo_ms: float = Field(
+        55.0, description="T2 spine TSE is 70-130 ms; 3D TSE's effective TE lower"
+    )
+    min_repetition_ms: float = Field(1200.0, description="T2 TSE is 2000-6000 ms, 3D TSE 1200-2000")
+    max_tilt_degrees: float = Field(30.0, description="slice normal to the left-right axis")
+    min_slices: int = Field(5, description="fewer cannot cover a vertebral body")
+    max_slice_gap_error_mm: float = Field(
+        0.1, description="unevenness above it means a missing slice"
+    )
+    max_station_gap_mm: float = Field(2.0, description="stations further apart are not one spine")
+
+
+class Segment(Section):
+    """Which network draws the spine."""
+
+    weights: str = Field(
+        "demo", description="'demo' (trained on phantoms) or a folder of import-segmenter"
+    )
+    min_levels: int = Field(22, description="vertebrae from C2 to L5 are 23, 22 with a fused one")
+    max_levels: int = Field(24, description="24 with an additional lumbar one")
+
+
+class Prepare(Section):
+    """The network's input. The paper gives neither size nor spacing: our documented default."""
+
+    shape: tuple[int, int, int] = Field((16, 80, 320), description="voxels along R, A, S")
+    spacing_mm: tuple[float, float, float] = Field(
+        (4.0, 2.2, 2.2), description="holds 64 x 176 x 704 mm: a tall adult from C1 to the sacrum"
+    )
+    normalise: Literal["csf", "robust"] = Field(
+        "csf",
+        description="divide by the median CSF signal (scanner gain drops out), or by a robust range",
+    )
+
+
+class Cohort(Section):
+    """Who is normal, and who is used for what."""
+
+    rule: Literal["clusters", "everyone"] = Field(
+        "clusters", description="the paper's rule, or no rule"
+    )
+    min_share: float = Field(
+        0.15, description="the paper: clusters above 15 % are kept, the rest merged"
+    )
+    num_neighbors: int = Field(15, description="UMAP; unknown in the paper, umap-learn's default")
+    num_components: int = Field(
+        5, description="UMAP dimensions for clustering; unknown in the paper"
+    )
+    min_dist: float = Field(
+        0.0, description="UMAP; 0 packs clusters, as umap-learn advises for clustering"
+    )
+    min_cluster_share: float = Field(
+        0.08, description="HDBSCAN min_cluster_size as a share of people"
+    )
+    min_samples: int = Field(5, description="HDBSCAN; unknown in the paper")
+    low_burden_quantile: float = Field(
+        0.25, description="guard: people at or below this burden are normal whatever their cluster"
+    )
+    max_burden_ratio: float = Field(
+        1.25,
+        description="a cluster is normal when its median age-adjusted burden is below this x population's",
+    )
+    train: float = Field(0.55, description="share of people")
+    validate_: float = Field(0.10, alias="validate", description="share of people")
+    calibrate: float = Field(0.15, description="share of people")
+    test: float = Field(0.20, description="share of people")
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> Cohort:
+        total = self.train + self.validate_ + self.calibrate + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + validate + calibrate + test is {total:g}, must be 1")
+        return self
+
+
+class Train(Section):
+    """The network and how it learns. Channels, optimiser, schedule and loss are unknown in the paper."""
+
+    channels: tuple[int, ...] = Field(
+        (8, 16, 32, 64, 64), description="one conv-BN-ReLU-pool block each"
+    )
+    dropout: float = Field(0.2, description="before the linear layer")
+    region: Literal["whole", "cervical", "thoracic", "lumbar"] = Field("whole")
+    loss: Literal["l1", "mse", "huber"] = Field("l1", description="L1 is what MAE measures")
+    epochs: int = Field(60)
+    batch_size: int = Field(
+        8, description="of all workers together; identity, since it changes the answer"
+    )
+    learning_rate: float = Field(2e-3)
+    weight_decay: float = Field(1e-3)
+    fraction: float = Field(
+        1.0, description="share of training people used (ablation of data size)"
+    )
+    augment: bool = Field(True)
+    num_workers: int = Field(
+        2, description="DDP workers; identity, since batch norm sees the local batch"
+    )
+
+
+class Calibrate(Section):
+    """Correction, intervals and operating range."""
+
+    max_degree: int = Field(3, description="highest degree that cross-validation may choose")
+    coverage: float = Field(0.90, description="nominal coverage of the intervals")
+    num_bins: int = Field(
+        3, description="Mondrian bins; each needs 1 / (1 - coverage) people or is merged"
+    )
+    max_distance_quantile: float = Field(
+        0.995, description="refusal limit: quantile of the training distances, times the slack"
+    )
+    distance_slack: float = Field(
+        2.0, description="held-out scans lie further out than training scans"
+    )
+
+
+class Score(Section):
+    """Which model scores."""
+
+    model: str | None = Field(
+        None, description="models:/spine-age@champion, or a bundle folder; none means this study's own"
+    )
+
+
+class Associate(Section):
+    """The association models."""
+
+    min_exposed: int = Field(20, description="fewer exposed people are flagged")
+    spline_df: int = Field(4, description="natural spline of age in every model")
+    lifestyle: tuple[str, ...] | None = Field(None, description="factors; none means all columns")
+
+
+class Explain(Section):
+    num_scans: int = Field(4, description="the paper shows four")
+
+
+class Report(Section):
+    title: str = "Spine age"
+    max_people: int = Field(100, description="pages of single people in the report")
+
+
+class Ablate(Section):
+    """The grid: every region x loss x fraction x seed is one training run."""
+
+    regions: tuple[str, ...] = ("whole", "cervical", "thoracic", "lumbar")
+    losses: tuple[str, ...] = ("l1", "mse", "huber")
+    fractions: tuple[float, ...] = (0.25, 0.5, 1.0)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+class Sweep(Section):
+    """Hyper-parameter search by validation MAE."""
+
+    num_trials: int = 20
+    learning_rate: tuple[float, float] = (3e-4, 1e-2)
+    weight_decay: tuple[float, float] = (1e-5, 1e-2)
+    dropout: tuple[float, float] = (0.0, 0.5)
+    grace_epochs: int = Field(10, description="ASHA stops nothing earlier")
+
+
+class Cluster(Section):
+    """Execution: changes when an answer arrives, never the answer."""
+
+    ray: str | None = Field(None, description="address of a Ray cluster; none starts one here")
+    mlflow: str | None = Field(None, description="tracking URI; none is sqlite in the workspace")
+    segment_workers: int = Field(1, description="actors that hold the segmenter")
+    predict_workers: int = Field(1, description="actors that hold the DCNN")
+    cpu_workers: int = Field(1, description="tasks that decode and prepare")
+    gpus_per_worker: float = Field(0.0, description="1 on a GPU cluster; 0 is CPU")
+    rows_per_part: int = Field(8, description="scores a worker holds before it writes them")
+    deadline_s: float = Field(
+        600.0, description="per scan and step; a worker that exceeds it is replaced"
+    )
+    max_fault_fraction: float = Field(
+        0.2, description="more scans than this failing alike stops the run"
+    )
+    min_scans_before_stop: int = Field(20, description="but not before this many were seen")
+
+
+class Study(Section):
+    """One study."""
+
+    name: str = "spineage"
+    seed: int = 2511
+    workspace: str = "workspace"
+    inputs: Inputs = Inputs()
+    ingest: Ingest = Ingest()
+    segment: Segment = Segment()
+    prepare: Prepare = Prepare()
+    cohort: Cohort = Cohort()
+    train: Train = Train()
+    calibrate: Calibrate = Calibrate()
+    score: Score = Score()
+    associate: Associate = Associate()
+    explain: Explain = Explain()
+    report: Report = Report()
+    ablate: Ablate = Ablate()
+    sweep: Sweep = Sweep()
+    cluster: Cluster = Cluster()
+
+    def recipe(self, *sections: str) -> dict[str, Any]:
+        """The named sections as plain JSON values: what an address covers. Execution may not be named."""
+        assert not {"cluster", "workspace", "inputs"} & set(sections)
+        whole = self.model_dump(mode="json", by_alias=True)
+        return {name: whole[name] for name in sections}
+
+
+def read_study(path: str | Path, **overrides: Any) -> Study:
+    """Read a study file; relative locations in it are relative to it.
+
+    Raises BadStudy when the file is missing, is not YAML, or holds an unknown key (the nearest is named).
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        raise BadStudy(f"no study file at {path}: write one with `spineage init {path}`") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadStudy(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise BadStudy(f"{path} holds a {type(raw).__name__}, expected keys such as `inputs:`")
+    raw.update({key: value for key, value in overrides.items() if value is not None})
+    return _anchored(study_from(raw, str(path)), path.resolve().parent)
+
+
+def study_from(raw: dict[str, Any], where: str = "the study") -> Study:
+    """Validate plain values; one clear sentence when they do not fit."""
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        raise BadStudy(f"{where}: {'; '.join(_sentence(e) for e in error.errors())}") from None
+
+
+def _sentence(error: Any) -> str:
+    location = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{location or 'study'}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+    section: Any = Study
+    for part in error["loc"][:-1]:
+        section = section.model_fields[part].annotation
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
+    return f"unknown key {location}: did you mean {near[0]!r}?"
+
+
+def _anchored(study: Study, folder: Path) -> Study:
+    def anchor(value: str | None) -> str | None:
+        if not value or "://" in value or Path(value).is_absolute():
+            return value
+        return str(folder / value)
+
+    inputs = study.inputs.model_copy(
+        update={
+            k: anchor(getattr(study.inputs, k))
+            for k in ("scans", "participants", "findings", "lifestyle", "truth", "key_file")
+        }
+    )
+    weights = study.segment.weights
+    segment = study.segment.model_copy(
+        update={"weights": weights if weights == "demo" else anchor(weights)}
+    )
+    return study.model_copy(
+        update={"inputs": inputs, "segment": segment, "workspace": anchor(study.workspace)}
+    )

@@ -1,0 +1,68 @@
+"""Rows through actors: faults are rows, crashes cost one scan, hangs are bounded."""
+
+from __future__ import annotations
+
+import pathlib
+from collections import Counter
+
+import pytest
+
+from spineage.engine.rows import Limits, Step, run_rows, spread
+from spineage.errors import StoppedEarly
+from tests.engine.fakes import Double, WriteLines, square
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def manifest(*names: str) -> list[dict[str, object]]:
+    return [{"scan_id": n, "source_digest": "d", "value": i} for i, n in enumerate(names)]
+
+
+def run(names: list[str], folder: pathlib.Path, **options: object) -> Counter[str]:
+    marks = folder / "marks"
+    marks.mkdir()
+    (folder / "out").mkdir()
+    step = Step(Double, {"marks": str(marks)}, "double", num_cpus=0.5, deadline_s=2.0)
+    sink = Step(WriteLines, {"folder": str(folder / "out")}, "write", num_cpus=0.25)
+    return run_rows(manifest(*names), [step], sink, **options)  # type: ignore[arg-type]
+
+
+def written(folder: pathlib.Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "out").iterdir()}
+
+
+def test_a_fault_is_a_row_and_its_neighbours_are_served(tmp_path: pathlib.Path) -> None:
+    counts = run(["a", "bad1", "b", "bad2", "c"], tmp_path, rows_per_block=5, rows_per_part=2)
+    assert counts == {"ok": 3, "bad_values": 2}
+    assert written(tmp_path) == {
+        "a": ":0", "bad1": "bad_values:", "b": ":4", "bad2": "bad_values:", "c": ":8",
+    }  # fmt: skip
+
+
+def test_a_scan_that_kills_its_process_is_counted_and_all_others_are_served(
+    tmp_path: pathlib.Path,
+) -> None:
+    names = ["kill", "once", *(f"good{i}" for i in range(10))]
+    counts = run(names, tmp_path)
+    assert counts == {"ok": 11, "crashed": 1}
+    assert written(tmp_path)["kill"] == "crashed:"
+    assert written(tmp_path)["once"] == ":2"
+
+
+def test_a_scan_that_hangs_ends_at_its_deadline_and_its_worker_is_replaced(
+    tmp_path: pathlib.Path,
+) -> None:
+    counts = run(["a", "hang", "b", "c"], tmp_path)
+    assert counts == {"ok": 3, "deadline": 1}
+    assert written(tmp_path)["hang"] == "deadline:"
+
+
+def test_a_run_in_which_most_scans_fail_alike_stops_early(tmp_path: pathlib.Path) -> None:
+    names = [f"bad{i}" for i in range(30)]
+    with pytest.raises(StoppedEarly, match="bad_values"):
+        run(names, tmp_path, limits=Limits(0.2, min_scans=5))
+    assert len(written(tmp_path)) < 30
+
+
+def test_spread_returns_every_result_once() -> None:
+    assert sorted(spread(square, range(40))) == [n * n for n in range(40)]
