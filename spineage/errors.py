@@ -6,6 +6,7 @@ from __future__ import annotations
 FAULTS: dict[str, str] = {
     # files
     "not_imaging": "the file is neither DICOM nor NIfTI; nothing to do",
+    "not_unpacked": "an archive, whose members are not read; unpack it beside the other files",
     "unreadable": "the header cannot be parsed; copy or export the file again",
     "truncated": "the file ends before its data do; copy it again",
     "no_pixels": "the object carries no image; nothing to do",

@@ -55,6 +55,15 @@ class Ingest(Section):
         0.1, description="unevenness above it means a missing slice"
     )
     max_station_gap_mm: float = Field(2.0, description="stations further apart are not one spine")
+    min_extent_mm: float = Field(
+        150.0, description="along the body: a cervical station is 200 mm and more, a crop less"
+    )
+    max_width_mm: float = Field(
+        160.0, description="side to side: a spine slab is 40-120 mm, a head or trunk wider"
+    )
+    composed_extent_mm: float = Field(
+        450.0, description="a series this long shows the whole spine and is a scan alone"
+    )
 
 
 class Segment(Section):
@@ -164,7 +173,8 @@ class Score(Section):
     """Which model scores."""
 
     model: str | None = Field(
-        None, description="models:/spine-age@champion, or a bundle folder; none means this study's own"
+        None,
+        description="models:/spine-age@champion, or a bundle folder; none means this study's own",
     )
 
 
@@ -177,11 +187,15 @@ class Associate(Section):
 
 
 class Explain(Section):
+    """Where the network looked."""
+
     num_scans: int = Field(4, description="the paper shows four")
 
 
 class Report(Section):
-    title: str = "Spine age"
+    """What the report shows."""
+
+    title: str = Field("Spine age")
     max_people: int = Field(100, description="pages of single people in the report")
 
 
@@ -307,4 +321,33 @@ def _anchored(study: Study, folder: Path) -> Study:
     )
     return study.model_copy(
         update={"inputs": inputs, "segment": segment, "workspace": anchor(study.workspace)}
+    )
+
+
+def commented_study() -> str:
+    """A study file with every key, its default and the reason for it."""
+    lines = [
+        "# spineage study: what changes an answer, and below `cluster`, where and how fast it runs."
+    ]
+    for name, field in Study.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if not isinstance(default, Section):
+            lines.append(f"{name}: {_yaml_value(default)}")
+            continue
+        summary = (type(default).__doc__ or "").strip().splitlines()[0]
+        lines += ["", f"# {summary}", f"{name}:"]
+        for key, entry in type(default).model_fields.items():
+            value = _yaml_value(getattr(default, key))
+            reason = f"  # {entry.description}" if entry.description else ""
+            lines.append(f"  {entry.alias or key}: {value}{reason}")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_value(value: Any) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    return (
+        yaml.safe_dump(plain, default_flow_style=True, width=1000)
+        .strip()
+        .removesuffix("...")
+        .strip()
     )

@@ -51,13 +51,10 @@ class Table:
                 f"table {self.name}: missing {sorted(expected - found)}, unexpected "
                 f"{sorted(found - expected)}; it was written by another version: use a new workspace"
             )
-        data = data.select(self.schema.names).cast(self.schema)
         for c in self.columns:
             if not c.nullable and data[c.name].null_count:
-                raise BadStudy(
-                    f"table {self.name}: {c.name} is null in {data[c.name].null_count} rows"
-                )
-        return data
+                raise BadStudy(f"table {self.name}: {c.name} is null in {data[c.name].null_count} rows")
+        return data.select(self.schema.names).cast(self.schema)
 
 
 STR, INT, FLOAT, BOOL, BYTES = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.binary()
@@ -171,6 +168,7 @@ CONDITIONS = Table(
         Column("num_findings", INT, "findings present"),
         Column("burden", FLOAT, "sum of severities"),
         Column("worst_severity", FLOAT, "the highest severity"),
+        Column("num_not_understood", INT, "rows of the findings table that could not be coded"),
     ),
 )
 
@@ -185,7 +183,7 @@ COHORT = Table(
         Column(
             "cluster",
             INT,
-            "HDBSCAN cluster after the 15 % rule; -1 noise, -2 no findings table row",
+            "HDBSCAN cluster after the 15 % rule; -1 noise, -2 not clustered",
         ),
         Column("cluster_name", STR, "its dominant conditions"),
         Column("status", STR, "normal, not_normal or unknown"),
@@ -266,7 +264,7 @@ CALIBRATION = Table(
         Column("age_high_years", FLOAT, "operating range", "years"),
         Column("bin_edges_years", FLOATS, "inner edges of the bins of the raw prediction", "years"),
         Column("half_width_years", FLOATS, "conformal half-width of each bin", "years"),
-        Column("nominal_coverage", FLOAT, "what the intervals promise; lower than asked for when there are too few people"),
+        Column("nominal_coverage", FLOAT, "what the intervals promise; fewer people can promise less"),
     ),
 )
 
@@ -277,7 +275,7 @@ SCORES = Table(
         *SCAN_KEY,
         *PERSON,
         *ABOUT,
-        Column("role", STR, "what the model used the person for: train, validate, calibrate, test, or unseen"),
+        Column("role", STR, "what the model used the person for: a split, or unseen"),
         Column("predicted_years", FLOAT, "raw prediction", "years"),
         Column(
             "interval_low_years", FLOAT, "of chronological age given the raw prediction", "years"

@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tests.demo_workspace import Demo
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
@@ -19,3 +21,11 @@ def ray_session() -> Iterator[None]:
     session.connect(num_cpus=8)
     yield
     session.disconnect()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A finished demo study: some minutes, once."""
+    from tests import demo_workspace
+
+    return demo_workspace.make(tmp_path_factory.mktemp("demo"))

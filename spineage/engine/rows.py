@@ -122,13 +122,16 @@ def _one_pass(
     budget = ray.cluster_resources().get("CPU", 1.0)
     share = _fit(steps, sink, budget)
     cells = [{"cell": pickle.dumps(row)} for row in rows]
-    data = ray.data.from_items(cells, override_num_blocks=max(1, len(cells) // 256))
+    data: ray.data.Dataset = ray.data.from_items(
+        cells, override_num_blocks=max(1, len(cells) // 256)
+    )
     data = data.repartition(target_num_rows_per_block=rows_per_block)
     with warnings.catch_warnings():
         # Ray 2.60 deprecates the only way to bound retries (max_task_retries) and names no other.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         for step in steps:
-            data = data.map(_Serve, fn_constructor_kwargs={"step": step}, **_placement(step, share))
+            serve: Any = _Serve  # ray types callables, not classes
+            data = data.map(serve, fn_constructor_kwargs={"step": step}, **_placement(step, share))
         data = data.map_batches(
             _Write, batch_size=rows_per_part, batch_format="numpy",
             fn_constructor_kwargs={"step": sink}, **_placement(sink, share),

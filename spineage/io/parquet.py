@@ -29,14 +29,13 @@ def write_part(
 
 def encode(table: Table, rows: pd.DataFrame | Sequence[dict[str, Any]]) -> bytes:
     """The rows as a parquet file. Columns of no value keep their type (a null-typed part breaks readers)."""
-    if isinstance(rows, pd.DataFrame):
-        rows = rows.to_dict("records")
-    names = table.schema.names
-    missing = [n for n in names if rows and n not in rows[0]]
+    records: Sequence[Any] = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
+    schema = table.schema
+    missing = [n for n in schema.names if records and n not in records[0]]
     if missing:
         raise BadStudy(f"table {table.name}: rows lack {missing}")
-    columns = {n: [_plain(row[n]) for row in rows] for n in names}
-    data = pa.table(columns, schema=table.schema)
+    columns = [pa.array([_plain(row[f.name]) for row in records], f.type) for f in schema]
+    data = pa.table(columns, names=schema.names)
     sink = io.BytesIO()
     pq.write_table(table.check(data), sink, compression="zstd", row_group_size=64)
     return sink.getvalue()

@@ -1,0 +1,263 @@
+"""`spineage <verb>`: one verb a stage, and what stands around them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from spineage.errors import BadStudy
+from spineage.flow import ROAD, SIDE_ROADS, Stage
+from spineage.stages import entry
+from spineage.tables import TABLES
+
+app = typer.Typer(
+    help="From whole-spine sagittal T2 MRI to a spine age and a spine age gap.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+
+StudyFile = Annotated[str, typer.Option("--study", help="the study file")]
+Workspace = Annotated[str | None, typer.Option(help="folder or URI of the results")]
+RayAddress = Annotated[str | None, typer.Option("--ray", help="address of a Ray cluster")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def _ends(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _add_stage(stage: Stage) -> None:
+    def verb(
+        study: StudyFile = "study.yaml", workspace: Workspace = None, ray: RayAddress = None
+    ) -> None:
+        _run([stage.name], study, workspace, ray)
+
+    reads = f" Reads {', '.join(stage.reads)}." if stage.reads else ""
+    writes = f" Writes {', '.join(stage.writes)}." if stage.writes else ""
+    help_text = f"{stage.does[0].upper()}{stage.does[1:]}.{reads}{writes}"
+    app.command(stage.name, help=help_text)(verb)
+
+
+def _run(stages: list[str], study: str, workspace: str | None, ray: str | None) -> None:
+    def work() -> None:
+        from spineage.stages.context import Context
+        from spineage.stages.runner import run_stages
+
+        opened = entry.open_study(study, workspace, ray)
+        entry.last_lines(run_stages(Context(opened, say=entry.say), stages))
+
+    _ends(entry.guarded(work))
+
+
+for _stage in (*ROAD, *SIDE_ROADS):
+    _add_stage(_stage)
+
+
+@app.command()
+def run(
+    study: StudyFile = "study.yaml",
+    first: Annotated[str, typer.Option("--from", help="first stage")] = ROAD[0].name,
+    last: Annotated[str, typer.Option("--to", help="last stage")] = ROAD[-1].name,
+    workspace: Workspace = None,
+    ray: RayAddress = None,
+) -> None:
+    """Run several stages in order: the whole road, or a stretch of it."""
+    names = [stage.name for stage in ROAD]
+    for name in (first, last):
+        if name not in names:
+            print(
+                f"spineage: there is no stage {name!r}; the road is {', '.join(names)}",
+                file=sys.stderr,
+            )
+            raise typer.Exit(2)
+    _run(names[names.index(first) : names.index(last) + 1], study, workspace, ray)
+
+
+@app.command()
+def demo(
+    people: Annotated[int, typer.Option(help="synthetic people")] = 80,
+    workspace: Annotated[str, typer.Option(help="folder for the population and results")] = "demo",
+    seed: Annotated[int, typer.Option(help="everything is drawn from it")] = 2511,
+    as_json: AsJson = False,
+) -> None:
+    """The whole study on synthetic people, from DICOM to the report."""
+
+    def work() -> None:
+        from spineage.stages.demo import run_demo
+
+        result = run_demo(people, workspace, seed=seed, say=entry.say)
+        Console().print(_headline_grid(result))
+        if as_json:
+            print(json.dumps(result), flush=True)
+
+    _ends(entry.guarded(work))
+
+
+def _headline_grid(result: dict[str, Any]) -> Grid:
+    words = {
+        "people": "people", "scored": "scans scored", "refused": "scans refused",
+        "raw_mae_years": "raw MAE, held-out normal people (years)",
+        "oracle_mae_years": "  the oracle's MAE on the same people (years)",
+        "mean_mae_years": "  predict-the-mean's MAE on the same people (years)",
+        "r_sag_age": "r(SAG, age), out of sample", "r_sag_gap": "r(SAG, planted gap), out of sample",
+        "seconds": "seconds", "report": "report",
+    }  # fmt: skip
+    grid = Grid(title="spineage demo: synthetic phantoms, not people", show_header=False)
+    for key, label in words.items():
+        value = result[key]
+        grid.add_row(label, f"{value:.2f}" if isinstance(value, float) else str(value))
+    return grid
+
+
+@app.command("phantom")
+def make_phantom(
+    out: Annotated[str, typer.Option(help="folder to write")],
+    people: Annotated[int, typer.Option(help="how many")] = 80,
+    seed: Annotated[int, typer.Option()] = 2511,
+    stations: Annotated[str, typer.Option(help="three or composed")] = "three",
+) -> None:
+    """Write a population of synthetic whole-spine MRI as DICOM, with tables and the planted truth."""
+
+    def work() -> None:
+        from spineage.stages import phantom
+
+        made = phantom.make(out, num_people=people, seed=seed, stations=stations)
+        entry.say(", ".join(f"{n} {key}" for key, n in made.items()))
+
+    _ends(entry.guarded(work))
+
+
+@app.command("train-segmenter")
+def train_segmenter(
+    out: Annotated[str, typer.Option(help="folder for the imported weights")],
+    people: Annotated[int | None, typer.Option(help="synthetic people to train on")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    iterations: Annotated[int | None, typer.Option(help="training steps")] = None,
+) -> None:
+    """Train the demo segmenter: nnU-Net's own planner and trainer on phantoms, then import it."""
+
+    def work() -> None:
+        from spineage.stages import train_segmenter as stage
+
+        given = {"num_people": people, "seed": seed, "iterations": iterations}
+        stage.train(out, **{key: value for key, value in given.items() if value is not None})
+
+    _ends(entry.guarded(work))
+
+
+@app.command("import-segmenter")
+def import_segmenter(
+    model: Annotated[
+        str, typer.Argument(help="nnU-Net v2 result folder (dataset.json, plans.json, fold_*)")
+    ],
+    out: Annotated[str, typer.Option(help="folder for the converted weights")],
+    orientation: Annotated[str, typer.Option(help="axes the model was trained on, e.g. RAS")] = "",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="the checkpoint is a pickle: you trust it")
+    ] = False,
+) -> None:
+    """Convert a foreign nnU-Net v2 checkpoint, once, to safetensors + JSON."""
+
+    def work() -> None:
+        from spineage.stages import import_segmenter as stage
+
+        entry.say(stage.convert(model, out, orientation=orientation, trust=trust))
+
+    _ends(entry.guarded(work))
+
+
+@app.command()
+def init(path: Annotated[str, typer.Argument(help="file to write")] = "study.yaml") -> None:
+    """Write a commented study file: every key, its default and the reason for it."""
+
+    def work() -> None:
+        from spineage.study import commented_study
+
+        if Path(path).exists():
+            raise BadStudy(f"{path} exists already: name another file, or remove it first")
+        Path(path).write_text(commented_study())
+        entry.say(f"{path} written: fill in `inputs:` and run `spineage doctor --study {path}`")
+
+    _ends(entry.guarded(work))
+
+
+@app.command()
+def tables(as_json: AsJson = False) -> None:
+    """Print every table: columns, dtype, unit, meaning."""
+    if as_json:
+        print(json.dumps({t.name: [_column(c) for c in t.columns] for t in TABLES.values()}))
+        return
+    for table in TABLES.values():
+        private = " (private)" if table.private else ""
+        grid = Grid(
+            "column", "dtype", "unit", "meaning", title=f"{table.name}{private}: {table.meaning}"
+        )
+        for c in table.columns:
+            grid.add_row(c.name, str(c.dtype), c.unit, c.meaning)
+        Console().print(grid)
+
+
+def _column(column: Any) -> dict[str, Any]:
+    return {
+        "name": column.name, "dtype": str(column.dtype), "unit": column.unit,
+        "meaning": column.meaning, "nullable": column.nullable,
+    }  # fmt: skip
+
+
+@app.command()
+def show(
+    table: Annotated[str, typer.Argument(help=f"one of {', '.join(TABLES)}")],
+    study: Annotated[str | None, typer.Option("--study", help="the study file")] = None,
+    workspace: Workspace = None,
+    stage: Annotated[str | None, typer.Option(help="for faults: segment, prepare or score")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A summary of any table of a study; --json prints its rows."""
+
+    def work() -> None:
+        from spineage.stages import show as shown
+
+        data = shown.read(table, study, workspace, stage)
+        if as_json:
+            print(shown.as_json(table, data))
+        else:
+            Console().print(shown.summary(table, data))
+
+    _ends(entry.guarded(work))
+
+
+@app.command()
+def doctor(
+    study: Annotated[str | None, typer.Option("--study", help="the study file")] = None,
+    workspace: Workspace = None,
+    ray: RayAddress = None,
+) -> None:
+    """What is installed, which devices, whether Ray, MLflow, storage and weights answer."""
+
+    def work() -> None:
+        from spineage.stages import doctor as checks
+
+        opened = entry.open_study(study, workspace, ray) if study else None
+        failed = 0
+        for check in checks.examine(opened):
+            failed += not check.is_ok
+            entry.say(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name}: {check.found}")
+        if failed:
+            raise BadStudy(f"{failed} of the above need attention; each line says what to do")
+
+    _ends(entry.guarded(work))
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The whole study on a synthetic population, from DICOM to the report, on a laptop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spineage.errors import BadStudy
+from spineage.flow import ROAD
+from spineage.stages import phantom
+from spineage.stages.context import Context
+from spineage.stages.report import headline, report_path
+from spineage.stages.runner import run_stages
+from spineage.study import Study, read_study
+
+
+def run_demo(
+    num_people: int, workspace: str, *, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Make the people, run the road, return the headline (people, scored, refused, errors in years, ...).
+
+    Run again it recomputes nothing; interrupted it goes on where it was.
+    """
+    if num_people < MIN_PEOPLE:
+        raise BadStudy(f"{num_people} people cannot be split four ways: take at least {MIN_PEOPLE}")
+    started = time.monotonic()
+    population = Path(workspace) / "population"
+    context = Context(demo_study(population, workspace, seed), say)
+    context.connect()
+    say(f"making {num_people} synthetic people")
+    phantom.make(str(population), num_people=num_people, seed=seed)
+    run_stages(context, [stage.name for stage in ROAD])
+    seconds = round(time.monotonic() - started, 1)
+    return {**headline(context), "seconds": seconds, "report": report_path(context)}
+
+
+MIN_PEOPLE = 24
+
+
+def demo_study(population: Path, workspace: str, seed: int) -> Study:
+    """The demo's study file, written beside the population so that every other verb can be tried on it."""
+    path = Path(workspace) / "study.yaml"
+    values = {
+        "name": "demo",
+        "seed": seed,
+        "workspace": str(Path(workspace).absolute()),
+        "inputs": {
+            "scans": "population/dicom",
+            "participants": "population/participants.csv",
+            "findings": "population/findings.csv",
+            "lifestyle": "population/lifestyle.csv",
+            "truth": "population/truth.parquet",
+            "key_file": "population/phantom.key",
+        },
+        "report": {"title": "Spine age: the phantom demo"},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return read_study(path)

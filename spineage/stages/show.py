@@ -1,0 +1,79 @@
+"""Any table of a study, for a person to read or a program to parse."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.types as pat
+from rich.table import Table as Grid
+
+from spineage.errors import BadStudy
+from spineage.io.store import Store
+from spineage.stages.context import Context
+from spineage.study import read_study
+from spineage.tables import TABLES
+
+
+def read(table: str, study: str | None, workspace: str | None, stage: str | None) -> pd.DataFrame:
+    """The rows of a table, without volumes. The study is named, or found in its workspace."""
+    if table not in TABLES:
+        raise BadStudy(f"there is no table {table!r}; tables are {', '.join(TABLES)}")
+    if study is None and workspace is not None:
+        store = Store(workspace)
+        if not store.exists("study.resolved.yaml"):
+            raise BadStudy("nothing has run in that workspace yet: name the study with --study")
+        study = str(store.local("study.resolved.yaml"))
+    context = Context(read_study(study or "study.yaml", workspace=workspace))
+    columns = [c.name for c in TABLES[table].columns if not pat.is_binary(c.dtype)]
+    if table == "truth":
+        return _truth(context)
+    if table == "faults" and stage is None:
+        return _all_faults(context)
+    return context.read(table, columns, stage=stage)
+
+
+def _all_faults(context: Context) -> pd.DataFrame:
+    stages = [s for s in ("segment", "prepare", "score") if context.has("faults", s)]
+    frames = [context.read("faults", stage=s) for s in stages]
+    return pd.concat(frames) if frames else TABLES["faults"].schema.empty_table().to_pandas()
+
+
+def _truth(context: Context) -> pd.DataFrame:
+    if not context.study.inputs.truth:
+        raise BadStudy("this study has no planted truth: only phantom populations do")
+    return pd.read_parquet(context.study.inputs.truth)
+
+
+def as_json(table: str, data: pd.DataFrame) -> str:
+    """The rows as a JSON array; unknown is null."""
+    rows = pa.Table.from_pandas(data, preserve_index=False).to_pylist()
+    return json.dumps(rows, default=str)
+
+
+def summary(table: str, data: pd.DataFrame) -> Grid:
+    """One line a column: how many are known, and what they look like."""
+    grid = Grid("column", "unit", "known", "values", title=f"{table}: {len(data)} rows")
+    for column in TABLES[table].columns:
+        if column.name in data:
+            grid.add_row(
+                column.name, column.unit, str(int(data[column.name].notna().sum())),
+                _digest(data[column.name].dropna(), column.dtype),
+            )  # fmt: skip
+    return grid
+
+
+def _digest(values: pd.Series[Any], dtype: pa.DataType) -> str:
+    if values.empty:
+        return ""
+    if pat.is_list(dtype):
+        return f"lists of {values.map(len).min()}-{values.map(len).max()}"
+    if pat.is_floating(dtype) or (pat.is_integer(dtype) and values.nunique() > 8):
+        low, middle, high = values.min(), values.median(), values.max()
+        return f"{low:.4g} .. {middle:.4g} .. {high:.4g}"
+    counts = values.astype(str).value_counts()
+    if len(counts) > 12:
+        return f"{len(counts)} different"
+    return ", ".join(f"{name or '(none)'} {n}" for name, n in counts.items())

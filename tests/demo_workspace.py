@@ -1,0 +1,71 @@
+"""One finished demo for all tests that need a whole study, made once a test session by the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spineage.errors import BadStudy
+from spineage.stages.context import Context
+from spineage.study import read_study
+
+PEOPLE = 40
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A workspace, and what the demo printed."""
+
+    folder: Path
+    printed: dict[str, Any]
+    output: str
+
+    def context(self, folder: Path | None = None) -> Context:
+        return Context(read_study((folder or self.folder) / "study.yaml"), say=lambda text: None)
+
+    def copy(self, folder: Path, *, without: tuple[str, ...] = ()) -> Path:
+        """A copy that has lost the results of some stages; the population is shared by a link."""
+        skipped = shutil.ignore_patterns("population", *without)
+        shutil.copytree(self.folder, folder, ignore=skipped)
+        (folder / "population").symlink_to(self.folder / "population")
+        study = (folder / "study.yaml").read_text().replace(str(self.folder), str(folder))
+        (folder / "study.yaml").write_text(study)
+        return folder
+
+
+def run(*args: str, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """`spineage ...` as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "spineage.cli", *args],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment(),
+    )  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
+    return {**kept, "RAY_AUTH_MODE": "disabled"}
+
+
+def make(folder: Path) -> Demo:
+    result = run("demo", "--people", str(PEOPLE), "--workspace", str(folder), "--json", cwd=folder)
+    if result.returncode:
+        raise BadStudy(f"the demo failed:\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}")
+    printed = json.loads(result.stdout.strip().splitlines()[-1])
+    return Demo(folder, printed, result.stdout)
+
+
+def scores_of(context: Context) -> pd.DataFrame:
+    return context.read("scores").sort_values(["scan_id"], ignore_index=True)
+
+
+def parts(folder: Path, table: str) -> dict[str, int]:
+    """Every part of a table and when it was written (ns)."""
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob(f"{table}/*.parquet")}

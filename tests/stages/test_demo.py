@@ -1,0 +1,110 @@
+"""The demo: the whole study by one command, honest, complete, and done once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spineage.errors import FAULTS
+from tests.demo_workspace import PEOPLE, Demo, parts, run
+
+KEYS = {
+    "people", "scored", "refused", "raw_mae_years", "oracle_mae_years", "mean_mae_years",
+    "r_sag_age", "r_sag_gap", "seconds", "report",
+}  # fmt: skip
+
+
+def test_the_demo_prints_its_headline_as_json_and_as_a_table(demo: Demo) -> None:
+    assert set(demo.printed) >= KEYS
+    assert demo.printed["people"] == PEOPLE
+    assert "oracle" in demo.output
+    assert "predict-the-mean" in demo.output
+
+
+def test_the_demo_beats_predicting_the_mean_and_not_the_oracle_by_far(demo: Demo) -> None:
+    told = demo.printed
+    assert told["raw_mae_years"] < 0.75 * told["mean_mae_years"]  # 40 people; the 80 of the README: 0.6
+    assert told["oracle_mae_years"] > 0
+    assert told["r_sag_gap"] > 0.3
+
+
+def test_every_scan_is_scored_or_refused_with_a_declared_code(demo: Demo) -> None:
+    context = demo.context()
+    scans = set(context.read("scans", ["scan_id"]).scan_id)
+    scored = set(context.read("scores", ["scan_id"]).scan_id)
+    faults = context.read("faults", stage="score")
+    assert scored | set(faults.scan_id) == scans
+    assert not scored & set(faults.scan_id)
+    assert set(faults.code) <= set(FAULTS)
+    assert len(scored) == demo.printed["scored"]
+    assert len(faults) == demo.printed["refused"]
+    assert len(scored) >= 0.9 * len(scans)
+
+
+def test_raw_corrected_and_gap_are_separate_and_fit_together(demo: Demo) -> None:
+    scores = demo.context().read("scores")
+    assert np.allclose(scores.sag_years, scores.spine_age_years - scores.age_years)
+    assert (scores.predicted_years != scores.spine_age_years).any()
+    assert (scores.interval_low_years < scores.predicted_years).all()
+    assert (scores.interval_high_years > scores.predicted_years).all()
+
+
+def test_no_person_is_in_two_splits_and_repeats_stay_together(demo: Demo) -> None:
+    cohort = demo.context().read("cohort")
+    assert (cohort.groupby("person_id").split.nunique() == 1).all()
+    assert cohort.person_id.nunique() < len(cohort)
+    assert set(cohort.split) == {"train", "validate", "calibrate", "test"}
+
+
+def test_only_normal_training_people_taught_the_network(demo: Demo) -> None:
+    context = demo.context()
+    cohort = context.read("cohort").set_index("scan_id")
+    trained = [c for r in context.records("train") for c in [r["counts"]]]
+    normal = cohort[(cohort.split == "train") & (cohort.status == "normal")]
+    assert trained
+    assert trained[0]["trained_on"] <= len(normal)
+
+
+def test_run_again_the_demo_recomputes_nothing(demo: Demo) -> None:
+    before = {p: p.stat().st_mtime_ns for p in demo.folder.rglob("*") if p.is_file() and is_result(p)}
+    again = run(
+        "demo", "--people", str(PEOPLE), "--workspace", str(demo.folder), "--json", cwd=demo.folder
+    )
+    assert again.returncode == 0, again.stderr[-2000:]
+    told = json.loads(again.stdout.strip().splitlines()[-1])
+    after = {p: p.stat().st_mtime_ns for p in demo.folder.rglob("*") if p.is_file() and is_result(p)}
+    assert after == before
+    assert {k: v for k, v in told.items() if k != "seconds"} == {
+        k: v for k, v in demo.printed.items() if k != "seconds"
+    }
+
+
+def is_result(path: Path) -> bool:
+    """Everything but run records, the log database and the copy of the study."""
+    return not ({"runs"} & set(path.parts)) and not path.name.startswith(("mlflow.db", "study."))
+
+
+def test_a_change_of_the_calibration_recipe_segments_and_trains_nothing_again(
+    demo: Demo, tmp_path: Path
+) -> None:
+    folder = demo.copy(tmp_path / "w")
+    study = folder / "study.yaml"
+    study.write_text(study.read_text() + "calibrate:\n  coverage: 0.8\n")
+    before = parts(folder, "masks") | parts(folder, "tensors") | parts(folder, "predictions")
+    result = run("run", "--from", "ingest", "--to", "score", cwd=folder)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert parts(folder, "masks") | parts(folder, "tensors") | parts(folder, "predictions") == before
+    assert demo.context(folder).fingerprint("score") != demo.context().fingerprint("score")
+
+
+@pytest.mark.parametrize("table", ["scans", "series", "masks", "scores", "faults", "associations"])
+def test_show_summarises_a_table_and_prints_its_rows(demo: Demo, table: str) -> None:
+    told = run("show", table, "--workspace", str(demo.folder), cwd=demo.folder)
+    assert told.returncode == 0, told.stderr
+    assert f"{table}: " in told.stdout
+    rows = json.loads(run("show", table, "--workspace", ".", "--json", cwd=demo.folder).stdout)
+    assert f"{table}: {len(rows)} rows" in told.stdout
+    assert not rows or "source_digest" in rows[0] or table in ("series", "associations")
