@@ -62,7 +62,7 @@ STRS, INTS, FLOATS = pa.list_(pa.string()), pa.list_(pa.int64()), pa.list_(pa.fl
 
 SCAN_KEY = (
     Column("scan_id", STR, "keyed hash that names one whole-spine volume"),
-    Column("source_digest", STR, "sha256 over the headers and sizes of the files it is made of"),
+    Column("source_digest", STR, "sha256 over headers, sizes and samples of the pixels of its files"),
 )
 PERSON = (
     Column("person_id", STR, "keyed hash that names one person"),
@@ -74,7 +74,7 @@ ABOUT = (
     Column(
         "site",
         STR,
-        "where it was scanned, as the participants table or the header says",
+        "where it was scanned: as the participants table says, else a keyed hash of the header's",
         nullable=True,
     ),
 )
@@ -83,7 +83,7 @@ FILES = Table(
     "files",
     "every file seen, and where it ended",
     (
-        Column("file_id", STR, "hash of the location"),
+        Column("file_id", STR, "keyed hash of the path below the input folder"),
         Column("location", STR, "path or URI, with the member for archives"),
         Column("bytes", INT, "size", "bytes"),
         Column("series_id", STR, "the series it became part of", nullable=True),
@@ -99,7 +99,7 @@ SOURCES = Table(
     (
         *SCAN_KEY,
         Column(
-            "stations_json", STR, "list of stations, each a list of {location, kind} in slice order"
+            "stations_json", STR, "list of stations, each a list of {location, kind, frame} in slice order"
         ),
     ),
     private=True,
@@ -133,7 +133,9 @@ SCANS = Table(
         *SCAN_KEY,
         *PERSON,
         *ABOUT,
-        Column("age_source", STR, "participants, PatientAge, dates, or empty when unknown"),
+        Column(
+            "age_source", STR, "participants, PatientAge or dates; `, disputed` when over a year apart"
+        ),
         Column("vendor", STR, "manufacturer", nullable=True),
         Column("model", STR, "scanner model", nullable=True),
         Column("field_tesla", FLOAT, "magnetic field strength", "T", nullable=True),

@@ -43,6 +43,7 @@ class Context:
         self.say = say
         self.store = Store(study.workspace)
         self._fingerprints: dict[str, str] = {}
+        self.resolved: dict[str, str] = {}  # model names -> digests: an alias is looked up once a process
 
     def connect(self) -> None:
         """Join or start Ray; only the stages that need it pay for it."""
@@ -115,12 +116,12 @@ class Context:
                 f"{stage} has not published {name}: run `spineage {stage}` first"
             ) from None
 
-    def table_digest(self, table: str, stage: str | None = None) -> str:
-        """Over the sorted keys of a per-scan table: which scans, in which version."""
-        keys = self.read(table, ["scan_id", "source_digest"], stage=stage)
-        return digest_of(
-            sorted(f"{s}:{d}" for s, d in zip(keys.scan_id, keys.source_digest, strict=True))
-        )
+    def table_digest(
+        self, table: str, stage: str | None = None, columns: Sequence[str] = ()
+    ) -> str:
+        """Over the rows of a per-scan table: which scans, in which version, and the named columns."""
+        rows = self.read(table, ["scan_id", "source_digest", *columns], stage=stage)
+        return digest_of(sorted(rows.astype(object).where(rows.notna(), None).values.tolist(), key=str))
 
     # writing
 

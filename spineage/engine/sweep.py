@@ -1,0 +1,151 @@
+"""Many trainings beside each other: a grid where every arm runs to its end, and a search that stops the hopeless.
+
+Ray Tune underneath. A grid uses no early stopping: it would favour arms that learn fast, and with them small data.
+A search trains each trial in its own process: a trial of several workers that is stopped early would leave their
+placement groups behind when Ray runs without its dashboard, and a small cluster would wait for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+Report = Callable[[dict[str, float]], None]
+Trial = Callable[[dict[str, Any], Report], None]
+"""An importable function of a configuration and a report function; it is called in a process of its own."""
+
+METRIC, TIME = "smooth_mae_years", "epoch"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one trial of a search ended: what was drawn, its last report, and whether it was stopped early."""
+
+    parameters: dict[str, float]
+    metrics: dict[str, float]
+
+
+def run_grid(
+    trial: Trial,
+    configs: Sequence[dict[str, Any]],
+    *,
+    storage: str,
+    name: str,
+    cpus_inside: float = 0.0,
+    gpus_inside: float = 0.0,
+    say: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Run the trial once for each configuration, as many at once as the cluster holds; nothing is stopped early.
+
+    cpus_inside, gpus_inside: what each trial's own workers will take. A trial keeps its result itself, so that a
+    run that is killed loses only what was running. An exception in a trial is raised here, after the others ended.
+    """
+    have = ray.cluster_resources()
+    at_once = [have.get(kind, 0.0) // n for kind, n in (("CPU", 1 + cpus_inside), ("GPU", gpus_inside)) if n]
+    tuner = tune.Tuner(
+        tune.with_resources(_silently(trial), {"CPU": 1}),
+        param_space={"config": tune.grid_search(list(configs))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=max(1, int(min(at_once)))),
+        run_config=_run_config(storage, name, _Progress(say, len(configs))),
+    )
+    _raise_first(tuner.fit())
+
+
+def search(
+    trial: Trial,
+    config: dict[str, Any],
+    space: dict[str, tuple[float, float, bool]],
+    *,
+    num_trials: int,
+    max_epochs: int,
+    grace_epochs: int,
+    seed: int,
+    storage: str,
+    name: str,
+    gpus: float = 0.0,
+    at_once: int | None = None,
+    say: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Outcome]:
+    """Look for the parameters with the lowest `smooth_mae_years`: Optuna's TPE proposes, ASHA stops the hopeless.
+
+    space: name -> (low, high, is_logarithmic). The trial gets {**config, "parameters": {name: value}} and reports
+    `epoch` and `smooth_mae_years` after every epoch. A killed search with this name goes on (its state is a pickle
+    of our own under `storage`: nobody else may write there). With one trial at a time it is repeatable by seed.
+    """
+    domains = {
+        key: tune.loguniform(low, high) if is_log else tune.uniform(low, high)
+        for key, (low, high, is_log) in space.items()
+    }
+    function = tune.with_resources(_reporting(trial, config), {"CPU": 1, "GPU": gpus})
+    path = f"{storage}/{name}"
+    if tune.Tuner.can_restore(path):
+        tuner = tune.Tuner.restore(path, function, resume_unfinished=True, restart_errored=True)
+    else:
+        tuner = tune.Tuner(
+            function,
+            param_space=domains,
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="min",
+                num_samples=num_trials,
+                search_alg=OptunaSearch(seed=seed),
+                scheduler=ASHAScheduler(
+                    time_attr=TIME, max_t=max_epochs, grace_period=min(grace_epochs, max_epochs)
+                ),
+                max_concurrent_trials=at_once,
+            ),
+            run_config=_run_config(storage, name, _Progress(say, num_trials)),
+        )
+    results = _raise_first(tuner.fit())
+    return [
+        Outcome(
+            {key: float(result.config[key]) for key in space},
+            {key: float(result.metrics[key]) for key in (TIME, METRIC)},
+        )
+        for result in results
+        if result.metrics and math.isfinite(result.metrics.get(METRIC, math.nan))
+    ]
+
+
+def _silently(trial: Trial) -> Callable[[dict[str, Any]], None]:
+    def run(drawn: dict[str, Any]) -> None:
+        trial(drawn["config"], lambda metrics: None)
+
+    return run
+
+
+def _reporting(trial: Trial, config: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    def run(parameters: dict[str, Any]) -> None:
+        trial({**config, "parameters": parameters}, tune.report)
+
+    return run
+
+
+class _Progress(tune.Callback):
+    """Counts trials that ended."""
+
+    def __init__(self, say: Callable[[int, int], None], total: int) -> None:
+        self._say, self._total, self._done = say, total, 0
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._done += 1
+        self._say(self._done, self._total)
+
+
+def _run_config(storage: str, name: str, progress: _Progress) -> tune.RunConfig:
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    return tune.RunConfig(name=name, storage_path=storage, verbose=0, callbacks=[progress])
+
+
+def _raise_first(results: tune.ResultGrid) -> tune.ResultGrid:
+    for error in results.errors:
+        raise error
+    return results

@@ -1,0 +1,73 @@
+"""One scan from its files: what a worker calls. Decode, set in order, turn to RAS+, stitch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spineage.errors import BadScan
+from spineage.io import nifti
+from spineage.io.pixels import read_frames
+from spineage.science.geometry import Volume, reorient
+from spineage.science.slices import Frame, arrange
+from spineage.science.stitch import MAX_GAP_MM, stitch
+
+SCHEMA: Final = 1  # raise it when the same files give other voxels
+
+Source = Mapping[str, Any]
+"""One slice: location and kind (dicom or nifti), and for dicom the frame number within the file."""
+
+
+def read_scan(row: Mapping[str, Any], *, max_gap_mm: float = MAX_GAP_MM) -> Volume:
+    """The volume of one row of `sources`: float32, RAS+, stations stitched.
+
+    max_gap_mm: `ingest.max_station_gap_mm` of the study. Raises BadScan: unreadable, bad_pixels,
+    bad_values, no_geometry, slice_gap, stations_apart, stations_disagree.
+    """
+    stations = [read_station(slices) for slices in json.loads(row["stations_json"])]
+    return stitch(stations, max_gap_mm=max_gap_mm)
+
+
+def read_station(slices: Sequence[Source]) -> Volume:
+    """One station: a NIfTI volume, or DICOM slices in order."""
+    if slices[0]["kind"] == "nifti":
+        voxels, grid = _read_nifti(slices[0]["location"])
+        volume = reorient(voxels, grid.affine_RAS)
+    else:
+        volume = _stack(_read_slices(slices))
+    values = volume.voxels_RAS
+    if not np.isfinite(values).all() or values.min() == values.max():
+        raise BadScan("bad_values", "pixels are NaN, infinite or all the same")
+    return volume
+
+
+def _read_nifti(location: str) -> tuple[NDArray[np.float32], Any]:
+    try:
+        return nifti.read_voxels(location)
+    except OSError:
+        raise BadScan("unreadable", "a file is gone since ingest: run ingest again") from None
+
+
+def _read_slices(slices: Sequence[Source]) -> list[tuple[Frame, NDArray[np.float32]]]:
+    """The wanted frames in order; every file is opened once."""
+    opened: dict[str, Mapping[int, tuple[Frame, NDArray[np.float32]]]] = {}
+    found = []
+    for source in slices:
+        location = source["location"]
+        if location not in opened:
+            opened[location] = read_frames(location)
+        if source["frame"] not in opened[location]:
+            raise BadScan("unreadable", "a file has changed since ingest: run ingest again")
+        found.append(opened[location][source["frame"]])
+    return found
+
+
+def _stack(slices: Sequence[tuple[Frame, NDArray[np.float32]]]) -> Volume:
+    """[Z, rows, columns] to [R, A, S]. Spacing was judged by ingest; here only the grid is wanted."""
+    stack = arrange([frame for frame, _ in slices], max_gap_error_mm=np.inf)
+    voxels = np.stack([slices[i][1] for i in stack.order])
+    return reorient(voxels.transpose(2, 1, 0), stack.grid.affine_RAS)

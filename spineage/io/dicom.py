@@ -1,0 +1,248 @@
+"""One DICOM file's header, read without its pixels. Nothing that names a person leaves this file.
+
+Ids become keyed hashes; descriptions become words of a closed list; vendor and model become known names or
+a hash; birth dates become an age. Only `About.study_day` is a date: it is turned into days by ingest.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import struct
+from collections.abc import Sequence
+from typing import BinaryIO, Final
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from spineage.errors import BadScan
+from spineage.io.dicom_frames import first_groups, frames_of
+from spineage.io.dicom_values import number_of, quietly, terms_of, text_of
+from spineage.io.identity import Keyed
+from spineage.io.scanners import model_of, vendor_of
+from spineage.science.age import age_between, age_from_text
+from spineage.science.series import IMAGE_TYPES, About, Header, Physics
+from spineage.science.words import words_in
+
+TAGS: Final = [
+    Tag(keyword)
+    for keyword in (
+        "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "SeriesDate",
+        "AcquisitionTime", "SeriesTime", "ContentTime", "AccessionNumber", "Modality", "Manufacturer",
+        "InstitutionName", "StudyDescription", "SeriesDescription", "ManufacturerModelName", "PatientID",
+        "PatientBirthDate", "PatientSex", "PatientAge", "BodyPartExamined", "ScanningSequence",
+        "ScanOptions", "RepetitionTime", "EchoTime", "InversionTime", "MagneticFieldStrength",
+        "ProtocolName", "SequenceName", "PulseSequenceName", "EchoPulseSequence", "InversionRecovery",
+        "EchoPlanarPulseSequence", "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber",
+        "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID",
+        "TemporalPositionIdentifier", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
+        "Rows", "Columns", "PixelSpacing", "BitsAllocated", "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+    )
+]  # fmt: skip
+
+SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
+DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+PIXEL_TAGS: Final = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}
+SAMPLE_BYTES: Final = 4096
+UNDEFINED: Final = 0xFFFFFFFF
+
+
+def read_header(stream: BinaryIO, size: int, file_id: str, keyed: Keyed, exam_key: str) -> Header:
+    """What the file says about its pictures.
+
+    stream: at its start, seekable; exam_key: the tag that holds the exam's id.
+    Raises BadScan: unreadable, no_pixels, truncated, bad_pixels.
+    """
+    with quietly():
+        dataset, header_bytes = _parse(stream)
+        _check_pixels_are_there(stream, dataset, header_bytes, size)
+        digest = hashlib.sha256(header_bytes)
+        digest.update(_pixel_samples(stream, size))
+        return _header(dataset, digest, size, file_id, keyed, exam_key)
+
+
+def _parse(stream: BinaryIO) -> tuple[Dataset, bytes]:
+    """The header's elements that matter, and the bytes before the pixels."""
+    try:
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
+    except Exception as error:  # pydicom raises a dozen types; their texts quote values
+        raise BadScan("unreadable", f"not to be parsed as DICOM ({type(error).__name__})") from None
+    end = stream.tell()
+    stream.seek(0)
+    return dataset, stream.read(end)
+
+
+def _check_pixels_are_there(
+    stream: BinaryIO, dataset: Dataset, header_bytes: bytes, size: int
+) -> None:
+    """Pixel data follow the header and are as long as they say they are."""
+    sop_class = text_of(dataset, "SOPClassUID")
+    if not sop_class or not text_of(dataset, "SOPInstanceUID"):
+        raise BadScan("unreadable", "the header ends before it says what the object is")
+    syntax = text_of(getattr(dataset, "file_meta", None), "TransferSyntaxUID")
+    if syntax == DEFLATED:
+        return  # positions in the file say nothing about a deflated stream; decoding will tell
+    order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
+    stream.seek(len(header_bytes))
+    start = stream.read(12)
+    if len(start) < 8 or struct.unpack(f"{order}HH", start[:4]) not in PIXEL_TAGS:
+        if "Image Storage" in pydicom.uid.UID(sop_class).name:
+            raise BadScan("truncated", "an image object that ends before its pixels")
+        raise BadScan("no_pixels", "a DICOM object of a kind without a picture")
+    has_vr = start[4:6] in (b"OW", b"OB", b"OF", b"OD")
+    length = struct.unpack(f"{order}I", start[8:12] if has_vr else start[4:8])[0]
+    stream.seek(len(header_bytes) + (12 if has_vr else 8))
+    if length == UNDEFINED:
+        _check_fragments(stream, size)
+        return
+    if stream.tell() + length > size:
+        raise BadScan("truncated", "the file ends before its pixels do")
+    needed = _uncompressed_bytes(dataset)
+    if length < needed:
+        raise BadScan("bad_pixels", f"{length} bytes of pixels, the header needs {needed}")
+
+
+def _pixel_samples(stream: BinaryIO, size: int) -> bytes:
+    """A little of the middle and of the end: reconstructed or edited pixels differ nearly everywhere."""
+    samples = b""
+    for start in (size // 2, size - SAMPLE_BYTES):
+        stream.seek(max(start, 0))
+        samples += stream.read(SAMPLE_BYTES)
+    return samples
+
+
+def _check_fragments(stream: BinaryIO, size: int) -> None:
+    """Walk the fragments of encapsulated pixels (PS3.5 A.4) up to their end mark, reading 8 bytes of each."""
+    while stream.tell() + 8 <= size:
+        group, element, length = struct.unpack("<HHI", stream.read(8))
+        if (group, element) == (0xFFFE, 0xE0DD):
+            return
+        if (group, element) != (0xFFFE, 0xE000) or length == UNDEFINED:
+            raise BadScan("bad_pixels", "the compressed pixels are not in fragments")
+        stream.seek(length, 1)
+    raise BadScan("truncated", "the file ends before its compressed pixels do")
+
+
+def _uncompressed_bytes(dataset: Dataset) -> int:
+    counts = [
+        number_of(dataset, k) for k in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")
+    ]
+    rows, columns, bits, samples = (int(number or 0) for number in counts)
+    return (
+        rows * columns * bits * (samples or 1) * int(number_of(dataset, "NumberOfFrames") or 1) // 8
+    )
+
+
+def _header(
+    dataset: Dataset, digest: hashlib._Hash, size: int, file_id: str, keyed: Keyed, exam_key: str
+) -> Header:
+    object_uid = text_of(dataset, "SOPInstanceUID")
+    digest.update(f"{object_uid}:{size}".encode())
+    study_uid = text_of(dataset, "StudyInstanceUID") or object_uid
+    exam_raw = text_of(dataset, exam_key) or study_uid
+    frames = frames_of(dataset)
+    return Header(
+        file_id=file_id,
+        kind="dicom",
+        series_id=keyed.series(text_of(dataset, "SeriesInstanceUID") or object_uid),
+        object_id=keyed.series(f"object:{object_uid}"),
+        digest=digest.hexdigest(),
+        about=_about(dataset, keyed, exam_raw, study_uid),
+        physics=_physics(dataset),
+        words=words_in(
+            *(
+                text_of(dataset, k)
+                for k in ("SeriesDescription", "ProtocolName", "BodyPartExamined")
+            )
+        ),
+        study_words=words_in(text_of(dataset, "StudyDescription")),
+        frames=frames,
+        echo_ms=frames[0].echo_ms,
+    )
+
+
+def _physics(dataset: Dataset) -> Physics:
+    """Classic attributes and those of enhanced MR (PS3.3 C.8.13) in the same words."""
+    groups = first_groups(dataset)
+    sequence = set(terms_of(dataset, "ScanningSequence") & {"SE", "GR", "EP", "IR"})
+    pulse = text_of(dataset, "EchoPulseSequence").upper()
+    sequence |= {"SPIN": {"SE"}, "GRADIENT": {"GR"}, "BOTH": {"SE", "GR"}}.get(pulse, set())
+    if text_of(dataset, "EchoPlanarPulseSequence").upper() == "YES":
+        sequence.add("EP")
+    if "YES" in groups.terms("MRModifierSequence", "InversionRecovery"):
+        sequence.add("IR")
+    suppressed = groups.terms("MRModifierSequence", "SpectrallySelectedSuppression")
+    excited = groups.terms("MRModifierSequence", "SpectrallySelectedExcitation")
+    photometric = text_of(dataset, "PhotometricInterpretation").upper()
+    return Physics(
+        modality=text_of(dataset, "Modality").upper(),
+        is_colour=(number_of(dataset, "SamplesPerPixel") or 1) > 1
+        or not photometric.startswith("MONOCHROME")
+        or text_of(dataset, "SOPClassUID").startswith(SECONDARY_CAPTURE),
+        image_type=terms_of(dataset, "ImageType") & IMAGE_TYPES,
+        sequence=frozenset(sequence),
+        repetition_ms=groups.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+        inversion_ms=_inversion(groups.numbers("MRModifierSequence", "InversionTimes", 1))
+        or number_of(dataset, "InversionTime"),
+        is_fat_suppressed="FS" in terms_of(dataset, "ScanOptions")
+        or bool(suppressed & {"FAT", "WATER", "FAT_AND_WATER"})
+        or "WATER" in excited,
+    )
+
+
+def _inversion(times: Sequence[float] | None) -> float | None:
+    return times[0] if times else None
+
+
+def _about(dataset: Dataset, keyed: Keyed, exam_raw: str, study_uid: str) -> About:
+    """Who, when and where, in hashes and known names."""
+    study_day = _day(text_of(dataset, "StudyDate") or text_of(dataset, "SeriesDate"))
+    vendor_text = text_of(dataset, "Manufacturer")
+    patient, frame_of_reference = (
+        text_of(dataset, k) for k in ("PatientID", "FrameOfReferenceUID")
+    )
+    site = text_of(dataset, "InstitutionName")
+    sex = text_of(dataset, "PatientSex").strip().upper()
+    return About(
+        person_id=keyed.person(patient if patient.strip() else f"exam:{study_uid}"),
+        exam_id=keyed.exam(exam_raw),
+        frame_of_reference=keyed.series(f"frame:{frame_of_reference}")
+        if frame_of_reference
+        else None,
+        age_years=age_from_text(text_of(dataset, "PatientAge")),
+        age_by_dates_years=age_between(_day(text_of(dataset, "PatientBirthDate")), study_day),
+        sex=sex if sex in {"F", "M", "O"} else None,
+        site=keyed.word("site", site) if site.strip() else None,
+        vendor=vendor_of(vendor_text, keyed),
+        model=model_of(text_of(dataset, "ManufacturerModelName"), keyed),
+        field_tesla=_tesla(number_of(dataset, "MagneticFieldStrength")),
+        study_day=study_day,
+        acquired_s=_seconds(text_of(dataset, "AcquisitionTime") or text_of(dataset, "SeriesTime")),
+        is_phantom=vendor_text.strip().lower() == "spineage-phantom",
+    )
+
+
+def _tesla(field: float | None) -> float | None:
+    """Some writers give gauss; anything beyond 20 T is taken as that, as no scanner reaches it."""
+    if field is None or field <= 0:
+        return None
+    return field / 10_000 if field > 20 else field
+
+
+def _day(text: str) -> int | None:
+    """A DICOM date (`20180107`, or the old `2018.01.07`) as a day number."""
+    found = re.fullmatch(r"(\d{4})\.?(\d{2})\.?(\d{2})", text.strip())
+    try:
+        return datetime.date(*map(int, found.groups())).toordinal() if found else None
+    except ValueError:
+        return None
+
+
+def _seconds(text: str) -> float:
+    """A DICOM time (`134502.25`) as seconds of the day, 0 when unknown: it only breaks ties."""
+    found = re.match(r"(\d{2}):?(\d{2})?:?(\d{2})?", text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    return float(hours * 3600 + minutes * 60 + seconds)

@@ -1,0 +1,220 @@
+"""One NIfTI file: where it lies, what its name, sidecar and values say, and its voxels.
+
+NIfTI keeps neither contrast nor modality: the BIDS suffix or name, a JSON sidecar and the `TE=` that
+converters leave in the description stand in for them, and the values are looked at for what they betray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+import zlib
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from spineage.errors import BadScan
+from spineage.io.identity import Keyed
+from spineage.io.listing import open_beside, open_bytes
+from spineage.science.series import About, Header, Physics
+from spineage.science.slices import Grid
+from spineage.science.words import words_in
+
+MAX_VOXELS: Final = 400_000_000  # a 0.5 mm whole body is 250 million
+MAX_LABELS: Final = 32  # a label image has few values; MR has hundreds
+MAX_SAME: Final = 0.7  # share of voxels equal to their neighbour: labels 0.8 and more, MR below 0.1
+HOUNSFIELD_AIR: Final = -200.0  # MR magnitudes are not negative; resampling overshoots by far less
+SPACE_AND_TIME_UNITS: Final = {1: 1000.0, 2: 1.0, 3: 0.001}  # metres, millimetres, micrometres
+
+
+def read_header(location: str, name: str, file_id: str, keyed: Keyed) -> Header:
+    """What a NIfTI file says about its volume. Reads the voxels once, for their values.
+
+    name: the path below the input folder. Raises BadScan unreadable, truncated, no_geometry, bad_pixels.
+    """
+    raw = open_bytes(location)
+    content = hashlib.sha256(raw).hexdigest()
+    image = _parsed(raw)
+    sidecar = _sidecar(location)
+    stem = PurePosixPath(name).name.split(".nii")[0]
+    described = (
+        str(sidecar.get(key, ""))
+        for key in ("SeriesDescription", "ProtocolName", "BodyPartExamined")
+    )
+    return Header(
+        file_id=file_id,
+        kind="nifti",
+        series_id=keyed.series(f"nifti:{content}"),
+        object_id=keyed.series(f"object:{content}"),
+        digest=content,
+        about=_about(stem, content, keyed, sidecar),
+        physics=_physics(sidecar),
+        words=words_in(_described_by_name(stem), *described),
+        grid=_grid(image),
+        echo_ms=_echo_ms(sidecar, image),
+        value_fault=_value_fault(image),
+    )
+
+
+def read_voxels(location: str) -> tuple[NDArray[np.float32], Grid]:
+    """The scaled voxels [i, j, k] and where they lie. Raises BadScan as read_header does."""
+    image = _parsed(open_bytes(location))
+    return _voxels(image), _grid(image)
+
+
+def _parsed(raw: bytes) -> Any:
+    """The image in memory. Raises BadScan when it is no volume of a size that MR has."""
+    raw = _gunzipped(raw) if raw[:2] == b"\x1f\x8b" else raw
+    is_second = raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(raw)
+    except Exception as error:  # nibabel raises many types; their texts quote values
+        raise BadScan("unreadable", f"not to be parsed as NIfTI ({type(error).__name__})") from None
+    shape = image.shape
+    num_voxels = float(np.prod([float(n) for n in shape]))
+    if len(shape) < 3 or min(shape) < 1 or num_voxels > MAX_VOXELS:
+        raise BadScan("bad_pixels", "not a volume of a size that MR has")
+    offset, bits = int(image.header["vox_offset"]), int(image.header["bitpix"])
+    if offset + num_voxels * bits / 8 > len(raw):
+        raise BadScan("truncated", "the file ends before its voxels do")
+    return image
+
+
+def _gunzipped(raw: bytes) -> bytes:
+    """Unpacked, but never to more than the largest volume that is accepted."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        data = stream.decompress(raw, 8 * MAX_VOXELS)
+    except zlib.error:
+        raise BadScan("unreadable", "the gzip stream is damaged") from None
+    if stream.unconsumed_tail:
+        raise BadScan("bad_pixels", "the file unpacks to more than a volume of MR can hold")
+    if not stream.eof:
+        raise BadScan("truncated", "the gzip stream ends early")
+    return data
+
+
+def _grid(image: Any) -> Grid:
+    """sform, else qform, in millimetres. Raises BadScan no_geometry when neither says where it is."""
+    header = image.header
+    if not int(header["sform_code"]) and not int(header["qform_code"]):
+        raise BadScan("no_geometry", "neither sform nor qform says where the volume lies")
+    affine = np.array(image.affine, dtype=np.float64)
+    scale = SPACE_AND_TIME_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine[:3] *= scale
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise BadScan("no_geometry", "the affine is not invertible")
+    i, j, k = image.shape[:3]
+    return Grid((int(i), int(j), int(k)), affine)
+
+
+def _voxels(image: Any) -> NDArray[np.float32]:
+    if any(n > 1 for n in image.shape[3:]):
+        raise BadScan("not_an_image", "several volumes in one file")
+    try:
+        voxels = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+    except Exception as error:
+        raise BadScan("bad_pixels", f"voxels cannot be read ({type(error).__name__})") from None
+    return voxels.reshape(voxels.shape[:3])
+
+
+def _value_fault(image: Any) -> tuple[str, str] | None:
+    """What the values say against a magnitude MR image: (code, message) or None."""
+    try:
+        voxels = _voxels(image)
+    except BadScan as fault:
+        return fault.code, str(fault)
+    if not np.isfinite(voxels).all():
+        return "bad_values", "voxels are NaN or infinite"
+    low, high = float(voxels.min()), float(voxels.max())
+    if low == high:
+        return "bad_values", "all voxels have one value"
+    if low < HOUNSFIELD_AIR:
+        return "not_mr", "values reach far below zero, as Hounsfield units of CT do"
+    if _is_label_image(voxels):
+        return "not_an_image", "few whole numbers in flat regions: a mask or label image"
+    return None
+
+
+def _is_label_image(voxels: NDArray[np.float32]) -> bool:
+    values = np.unique(voxels)
+    if (values != np.round(values)).any():
+        return False
+    if len(values) <= MAX_LABELS:
+        return True
+    here, right = voxels[:-1], voxels[1:]
+    inside = (here != 0) & (right != 0)
+    return bool(inside.any() and (here[inside] == right[inside]).mean() > MAX_SAME)
+
+
+def _sidecar(location: str) -> dict[str, Any]:
+    """The JSON file beside it, {} when there is none or it is none."""
+    for suffix in (".nii.gz", ".nii"):
+        data = open_beside(location, suffix, ".json")
+        if data is None:
+            continue
+        try:
+            parsed = json.loads(data)
+        except ValueError:
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+    return {}
+
+
+def _physics(sidecar: dict[str, Any]) -> Physics:
+    """BIDS keeps seconds; what the sidecar does not say is unknown."""
+    sequence = str(sidecar.get("ScanningSequence", "")).upper()
+    return Physics(
+        modality=str(sidecar.get("Modality", "MR")).upper(),
+        sequence=frozenset(re.findall(r"SE|GR|EP|IR", sequence)),
+        repetition_ms=_milliseconds(sidecar.get("RepetitionTime")),
+        inversion_ms=_milliseconds(sidecar.get("InversionTime")),
+        is_fat_suppressed="FS" in str(sidecar.get("ScanOptions", "")).upper().split("\\"),
+    )
+
+
+def _echo_ms(sidecar: dict[str, Any], image: Any) -> float | None:
+    """The sidecar's EchoTime (s), else the `TE=` that dcm2niix writes into the description (ms)."""
+    from_sidecar = _milliseconds(sidecar.get("EchoTime"))
+    if from_sidecar:
+        return from_sidecar
+    described = bytes(image.header["descrip"]).decode("ascii", "replace")
+    found = re.search(r"TE=([0-9.]+(?:e[+-]?\d+)?)", described)
+    return float(found[1]) if found and float(found[1]) > 0 else None
+
+
+def _milliseconds(seconds: Any) -> float | None:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return float(seconds) * 1000 if is_number and 0 < seconds < 1000 else None
+
+
+def _described_by_name(stem: str) -> str:
+    """The name itself; of a BIDS name the suffix and what `acq-`, `desc-` and `part-` say.
+
+    Other BIDS entities number things (`label-6`) and would be taken for words.
+    """
+    parts = stem.split("_")
+    if not parts[0].startswith("sub-"):
+        return stem
+    spoken = [part for part in parts if part.startswith(("acq-", "desc-", "part-"))]
+    return " ".join([*(part.split("-", 1)[1] for part in spoken), parts[-1]])
+
+
+def _about(stem: str, content: str, keyed: Keyed, sidecar: dict[str, Any]) -> About:
+    """Person and exam from the BIDS entities `sub-` and `ses-`; without them a file is its own person."""
+    person = re.search(r"(?:^|_)(sub-[A-Za-z0-9]+)", stem)
+    session = re.search(r"_(ses-[A-Za-z0-9]+)", stem)
+    who = person[1] if person else f"file:{content}"
+    field = sidecar.get("MagneticFieldStrength")
+    return About(
+        person_id=keyed.person(who),
+        exam_id=keyed.exam(f"{who}_{session[1]}" if session else who),
+        field_tesla=float(field) if isinstance(field, int | float) and 0 < field < 20 else None,
+    )

@@ -1,0 +1,281 @@
+"""MLflow: the log of runs and the registry of model bundles.
+
+Without an address it is sqlite in the workspace (`mlflow.db`, artifacts in `mlartifacts/`). Only the
+driver talks to it: sqlite has one writer, and workers get a bundle's digest and files, never a name to
+look up. `mlflow` takes 1-3 s to import and 2.5 s to create its first sqlite database (measured, two
+cores), so it is imported when a `Tracking` is opened and not with this file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spineage.errors import BadStudy
+from spineage.io.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+MODEL = "spine-age"
+CHAMPION = "champion"
+ANSWER_WITHIN_S = 5
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 with back-off is minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+KEY_TAG, DIGEST_TAG = "spineage.address", "spineage.bundle_digest"
+
+
+class Tracking:
+    """One MLflow server or database, and the study's experiment in it."""
+
+    def __init__(self, uri: str, experiment: str, artifacts: str | None) -> None:
+        self.uri = uri
+        self._client = _connect(uri)
+        with _one_sentence(uri):
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment_id = (
+                found.experiment_id
+                if found
+                else self._client.create_experiment(experiment, artifact_location=artifacts)
+            )
+
+    # runs
+
+    def open_run(self, name: str, address: str) -> str:
+        """The id of the run that made the result at `address`: the same run again after a restart."""
+        with _one_sentence(self.uri):
+            found = self._client.search_runs(
+                [self._experiment_id],
+                filter_string=f"tags.`{KEY_TAG}` = '{address}'",
+                max_results=1,
+            )
+            if found:
+                self._client.update_run(found[0].info.run_id, status="RUNNING")
+                return str(found[0].info.run_id)
+            run = self._client.create_run(
+                self._experiment_id, run_name=name, tags={KEY_TAG: address}
+            )
+            return str(run.info.run_id)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log nested parameters under dotted names. Logging the same values again is fine."""
+        from mlflow.entities import Param
+
+        flat = dict(_flat(params))
+        with _one_sentence(self.uri):
+            known = self._client.get_run(run_id).data.params
+            new = [Param(k, str(v)[:6000]) for k, v in flat.items() if k not in known]
+            self._client.log_batch(run_id, params=new)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Log figures; those that do not exist (NaN) are left out."""
+        self.log_history(run_id, [(step, metrics)])
+
+    def log_history(self, run_id: str, history: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Log figures of many steps (epochs) at once."""
+        from mlflow.entities import Metric
+
+        rows = [
+            Metric(name, float(value), 0, step)
+            for step, metrics in history
+            for name, value in metrics.items()
+            if value is not None and math.isfinite(value)
+        ]
+        with _one_sentence(self.uri):
+            for start in range(0, len(rows), 1000):
+                self._client.log_batch(run_id, metrics=rows[start : start + 1000])
+
+    def log_files(self, run_id: str, files: Mapping[str, bytes], folder: str = "") -> None:
+        """Keep files with the run."""
+        with tempfile.TemporaryDirectory(prefix="spineage-") as draft, _one_sentence(self.uri):
+            for name, content in files.items():
+                path = Path(draft) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._client.log_artifacts(run_id, draft, artifact_path=folder or None)
+
+    def close_run(self, run_id: str) -> None:
+        """Mark the run finished."""
+        with _one_sentence(self.uri):
+            self._client.set_terminated(run_id)
+
+    # models
+
+    def register(self, run_id: str, files: Mapping[str, bytes], digest: str) -> str:
+        """Publish a bundle as a version of `spine-age`, make it the champion, and return the version.
+
+        The version carries the bundle's digest; a bundle that is already registered gets no second version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with _one_sentence(self.uri):
+            try:
+                self._client.create_registered_model(MODEL)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        found = self._version_of(digest)
+        if found is None:
+            self.log_files(run_id, files, "bundle")
+            found = self._create_version(run_id, digest)
+        with _one_sentence(self.uri):
+            self._client.set_registered_model_alias(MODEL, CHAMPION, found)
+        return found
+
+    def _create_version(self, run_id: str, digest: str) -> str:
+        with _one_sentence(self.uri):
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/bundle"
+            version = self._client.create_model_version(
+                MODEL, source, run_id=run_id, tags={DIGEST_TAG: digest}
+            )
+            return str(version.version)
+
+    def _version_of(self, digest: str) -> str | None:
+        with _one_sentence(self.uri):
+            found = self._client.search_model_versions(
+                f"name = '{MODEL}' and tags.`{DIGEST_TAG}` = '{digest}'", max_results=1
+            )
+            return str(found[0].version) if found else None
+
+    def resolve(self, name: str) -> tuple[str, str]:
+        """`models:/spine-age@champion` or `models:/spine-age/3` as (version, bundle digest): asked once,
+        on the driver."""
+        version = self._find(name)
+        digest = version.tags.get(DIGEST_TAG)
+        if not digest:
+            raise BadStudy(
+                f"{name} is version {version.version}, which was not published by spineage calibrate"
+            )
+        return str(version.version), str(digest)
+
+    def fetch(self, name: str) -> dict[str, bytes]:
+        """The files of a registered bundle; their digests are for the reader to check. Runs no code."""
+        from mlflow.artifacts import download_artifacts
+
+        version = self._find(name)
+        with tempfile.TemporaryDirectory(prefix="spineage-") as copy, _one_sentence(self.uri):
+            source = self._client.get_model_version_download_uri(version.name, version.version)
+            folder = Path(download_artifacts(source, dst_path=copy, tracking_uri=self.uri))
+            return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    def _find(self, name: str) -> ModelVersion:
+        model, at, alias = name.removeprefix("models:/").partition("@")
+        if not at:
+            model, _, number = model.partition("/")
+        if not model or not (alias if at else number):
+            raise BadStudy(
+                f"{name!r} names no model: expected models:/{MODEL}@{CHAMPION} or models:/{MODEL}/1"
+            )
+        from mlflow.exceptions import MlflowException
+
+        with _one_sentence(self.uri):
+            try:
+                if at:
+                    return self._client.get_model_version_by_alias(model, alias)
+                return self._client.get_model_version(model, number)
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                raise BadStudy(
+                    f"{name} is not in the registry: publish a model with `spineage calibrate`"
+                ) from None
+
+
+def open_tracking(uri: str | None, workspace: Store, experiment: str) -> Tracking:
+    """The tracking of a study: its server, or sqlite in a workspace on disk.
+
+    Raises BadStudy within seconds when a server does not answer.
+    """
+    artifacts = None if uri else f"file://{workspace.root}/mlartifacts"
+    return Tracking(tracking_uri(uri, workspace), experiment, artifacts)
+
+
+def tracking_uri(uri: str | None, workspace: Store) -> str:
+    """The address that is named, or sqlite in the workspace; BadStudy for a workspace on object storage,
+    where a database cannot live."""
+    if uri:
+        return uri
+    if not workspace.is_local:
+        raise BadStudy(
+            "the workspace is on object storage, where MLflow's database cannot live: set cluster.mlflow to "
+            "the address of a server"
+        )
+    Path(workspace.root).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{workspace.root}/mlflow.db"
+
+
+def check(uri: str) -> None:
+    """Raise BadStudy within seconds when there is no MLflow at this address; writes nothing."""
+    client = _connect(uri)
+    with _one_sentence(uri):
+        client.search_experiments(max_results=1)
+
+
+def _connect(uri: str) -> MlflowClient:
+    """A client that gives up in seconds and keeps its own talk to itself; what the environment says goes
+    first."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _require_answer(uri)
+    from mlflow.tracking import MlflowClient
+
+    for talker in ("mlflow", "alembic"):
+        logging.getLogger(talker).setLevel(logging.WARNING)
+    with _one_sentence(uri):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _require_answer(uri: str) -> None:
+    """Ask an http server for its health once: MLflow's own client would retry for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_WITHIN_S).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in is asked next
+    except (OSError, ValueError) as error:
+        raise BadStudy(
+            f"no MLflow server answers at {_without_login(uri)} ({_reason(error)}): start one, or leave "
+            "cluster.mlflow empty to use sqlite in the workspace"
+        ) from None
+
+
+@contextmanager
+def _one_sentence(uri: str) -> Iterator[None]:
+    """What MLflow refuses becomes one sentence."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        sentence = " ".join(str(error).split())[:300]
+        raise BadStudy(f"MLflow at {_without_login(uri)} refuses: {sentence}") from None
+
+
+def _without_login(uri: str) -> str:
+    scheme, mark, rest = uri.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,162 @@
+"""The DCNN: blocks of 3D convolution, batch normalisation, ReLU and max pooling; one linear layer last.
+
+Letters: B batch, C channel, R left->right, A posterior->anterior, S inferior->superior.
+
+The paper names these parts and keeps the layer table: channels, pooling and head are our documented default.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spineage.science.tensor import keep_region
+from spineage.study import Prepare, Train
+
+MIN_VOXELS = 4
+"""An axis of fewer voxels is pooled no further."""
+
+
+class SpineAgeNet(nn.Module):
+    """Age in years from a prepared tensor.
+
+    The convolutions answer in standard deviations from the training people's mean age; `mean_years` and
+    `sd_years` are buffers, so that whoever holds the weights gets years.
+    """
+
+    mean_years: Tensor
+    sd_years: Tensor
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        pools: tuple[tuple[int, int, int], ...],
+        dropout: float,
+        age_mean_years: float,
+        age_sd_years: float,
+    ) -> None:
+        super().__init__()
+        assert len(channels) == len(pools)
+        assert age_sd_years > 0
+        widths = (1, *channels)
+        self.blocks = nn.Sequential(
+            *(_block(widths[i], widths[i + 1], pools[i]) for i in range(len(channels)))
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(channels[-1], 1)
+        self.register_buffer("mean_years", torch.tensor(float(age_mean_years)))
+        self.register_buffer("sd_years", torch.tensor(float(age_sd_years)))
+
+    def features(self, scan_BCRAS: Tensor) -> Tensor:
+        """[B, 1, R, A, S] to [B, C]: what the linear layer sees, each channel's mean over the spine.
+
+        Over the cells that hold some of it, that is: averaged over the whole grid, features would tell the
+        spine's size, and those of a small region would drown in empty cells.
+        """
+        deep_BCRAS: Tensor = self.blocks(scan_BCRAS.contiguous(memory_format=torch.channels_last_3d))
+        spine_BCRAS = nn.functional.adaptive_max_pool3d((scan_BCRAS != 0).float(), deep_BCRAS.shape[2:])
+        num_cells_BC = spine_BCRAS.sum(dim=(2, 3, 4)).clamp_min(1)
+        return (deep_BCRAS * spine_BCRAS).sum(dim=(2, 3, 4)) / num_cells_BC
+
+    def forward(self, scan_BCRAS: Tensor) -> Tensor:
+        """[B, 1, R, A, S] to [B] years."""
+        standardised: Tensor = self.linear(self.dropout(self.features(scan_BCRAS)))
+        return self.mean_years + self.sd_years * standardised.squeeze(1)
+
+
+def _block(num_in: int, num_out: int, pool: tuple[int, int, int]) -> nn.Sequential:
+    """Pooling before the ReLU is the same function as after it (both keep order), on fewer voxels."""
+    return nn.Sequential(
+        nn.Conv3d(num_in, num_out, 3, padding=1, bias=False),
+        nn.BatchNorm3d(num_out),
+        nn.MaxPool3d(pool),
+        nn.ReLU(),
+    )
+
+
+def pools_for(
+    num_blocks: int, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+) -> tuple[tuple[int, int, int], ...]:
+    """How each block pools: the finest axes first, until voxels are about cubic, then all of them.
+
+    An axis is halved when its voxels are at most 1.5 times as long as the shortest and MIN_VOXELS or more
+    would be left. At 4.0 x 2.2 x 2.2 mm the first block keeps R.
+    """
+    size, edge_mm = np.array(shape), np.array(spacing_mm)
+    pools = []
+    for _ in range(num_blocks):
+        halve = (edge_mm <= 1.5 * edge_mm.min()) & (size // 2 >= MIN_VOXELS)
+        factor = np.where(halve, 2, 1)
+        size, edge_mm = size // factor, edge_mm * factor
+        pools.append((int(factor[0]), int(factor[1]), int(factor[2])))
+    return tuple(pools)
+
+
+def build_network(
+    train: Train, prepare: Prepare, *, age_mean_years: float, age_sd_years: float, seed: int
+) -> SpineAgeNet:
+    """A fresh network for this study; the same seed gives the same weights, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SpineAgeNet(
+            tuple(train.channels),
+            pools_for(len(train.channels), prepare.shape, prepare.spacing_mm),
+            train.dropout,
+            age_mean_years,
+            age_sd_years,
+        )
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return model
+
+
+def describe(train: Train, prepare: Prepare) -> dict[str, Any]:
+    """What `load_network` must know beside the weights; plain JSON values."""
+    return {
+        "channels": list(train.channels),
+        "pools": [
+            list(p) for p in pools_for(len(train.channels), prepare.shape, prepare.spacing_mm)
+        ],
+        "dropout": train.dropout,
+        "region": train.region,
+        "prepare": prepare.model_dump(mode="json"),
+    }
+
+
+def save_weights(model: SpineAgeNet) -> bytes:
+    """The network's weights and buffers as safetensors."""
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    return bytes(safetensors.torch.save(state))
+
+
+def load_network(weights: bytes, description: bytes | dict[str, Any]) -> SpineAgeNet:
+    """The network of `network.safetensors` and `network.json`, ready to predict; nothing is unpickled."""
+    told = json.loads(description) if isinstance(description, bytes) else description
+    model = SpineAgeNet(
+        tuple(told["channels"]), tuple(tuple(p) for p in told["pools"]), told["dropout"], 0.0, 1.0
+    )
+    model.load_state_dict(safetensors.torch.load(weights))
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return model.eval()
+
+
+def network_input(voxels: NDArray[np.float16], levels: NDArray[np.uint8], region: str) -> Tensor:
+    """A prepared tensor [R, A, S] as the network takes it: [1, R, A, S] float32, the region alone."""
+    return torch.from_numpy(keep_region(voxels, levels, region).astype(np.float32))[None]
+
+
+@torch.inference_mode()
+def predict(
+    model: SpineAgeNet, scan_BCRAS: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Raw predictions [B] in years and features [B, C] of a batch; the model is in evaluation mode."""
+    assert not model.training
+    device = model.mean_years.device
+    features = model.features(scan_BCRAS.to(device))
+    years = model.mean_years + model.sd_years * model.linear(features).squeeze(1)
+    return years.double().cpu().numpy(), features.double().cpu().numpy()

@@ -1,0 +1,129 @@
+"""Which vertebra a voxel of bone belongs to: bodies by the planes of the discs, arches by what they hang on.
+
+Letters: R A S voxel axes; N voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+from scipy.spatial import cKDTree
+
+from spineage.science.canal import Canal, Points, voxel_mm3
+from spineage.science.discs import Disc
+from spineage.science.geometry import Volume
+from spineage.science.labels import SEMANTIC
+
+BODY_FORWARD_MM = 6.0
+"""Bone this far in front of the canal's centre line is body; behind it pedicles and arches begin."""
+MIN_CRUMB_MM3 = 100.0
+C1_PITCHES = 1.3
+"""C1 surrounds the dens from this many cervical pitches above the disc C2/3."""
+DENS_MM = 6.5
+"""Half the thickness of the dens; bone around it at that height is C1."""
+HALF_SHELL = [d for d in np.ndindex(3, 3, 3) if d > (1, 1, 1)]
+"""The 13 neighbours (plus 1) that, with their opposites, surround a voxel."""
+
+
+def split_vertebrae(semantic: Volume, canal: Canal, discs: Sequence[Disc]) -> NDArray[np.uint8]:
+    """[R, A, S]: 1 for C1, 2 for C2 ... along the discs given from cranial to caudal; 0 elsewhere.
+
+    Bodies are cut by the planes of the discs. An arch slopes far below its body, so it is not cut but grown:
+    each voxel behind the bodies takes the vertebra that it reaches first through bone.
+    """
+    bone_RAS = _without_crumbs(semantic)
+    voxels = np.argwhere(bone_RAS)
+    points = semantic.to_mm(voxels)
+    along, forward, _ = canal.locate(points)
+    place = _place_between(points, along, discs)
+    is_body, is_low = forward > BODY_FORWARD_MM, place == len(discs) + 2
+    is_c1 = _is_c1(points, along, forward, place, discs)
+    seed = np.where(is_c1, 1, np.where(is_body & ~is_low, place, 0))
+    taken = _grown(voxels, seed, bone_RAS.shape, semantic.spacing_mm)
+    if (taken == 0).any() and (taken > 0).any():
+        taken = _nearest(points, voxels, taken, bone_RAS.shape)
+    taken[is_body & is_low] = 0  # bone in front of the sacral canal is nobody's
+    vertebra_RAS = np.zeros(bone_RAS.shape, np.uint8)
+    vertebra_RAS[tuple(voxels.T)] = taken
+    return vertebra_RAS
+
+
+def _without_crumbs(semantic: Volume) -> NDArray[np.bool_]:
+    labels, _ = ndimage.label(semantic.voxels_RAS == SEMANTIC["vertebra"], np.ones((3, 3, 3)))
+    keep = np.bincount(labels.ravel()) * voxel_mm3(semantic) >= MIN_CRUMB_MM3
+    keep[0] = False
+    return keep[labels]
+
+
+def _place_between(points: Points, along: Points, discs: Sequence[Disc]) -> NDArray[np.int64]:
+    """Place of each point: 2 above the first disc, 3 below it, ... by the plane of the disc nearest along."""
+    places = np.array([disc.along_mm for disc in discs])
+    nearest = np.abs(along[:, None] - places[None]).argmin(1)
+    centres = np.stack([disc.centre_mm for disc in discs])
+    ups = np.stack([disc.up for disc in discs])
+    height = np.einsum("ij,ij->i", points - centres[nearest], ups[nearest])
+    return nearest + 2 + (height < 0)
+
+
+def _is_c1(
+    points: Points, along: Points, forward: Points, place: NDArray[np.int64], discs: Sequence[Disc]
+) -> NDArray[np.bool_]:
+    """Bone that stands around the dens: above C2's body, off the line from its middle to the tip of the dens."""
+    top = discs[0]
+    steps = [np.linalg.norm(a.centre_mm - b.centre_mm) for a, b in zip(discs[:3], discs[1:4], strict=True)]
+    pitch_mm = float(np.mean(steps))
+    above = (place == 2) & (along > top.along_mm + C1_PITCHES * pitch_mm)
+    dens = np.flatnonzero(above & (forward > 0))
+    if len(dens) < 10:
+        return np.zeros(len(points), bool)
+    tip_mm = points[dens[np.argsort(along[dens])[-max(4, len(dens) // 20) :]]].mean(0)
+    foot_mm = top.centre_mm + top.up * 0.6 * pitch_mm
+    axis = (tip_mm - foot_mm) / np.linalg.norm(tip_mm - foot_mm)
+    offset = points - foot_mm
+    off_axis = np.linalg.norm(offset - np.outer(offset @ axis, axis), axis=1)
+    return above & (off_axis > DENS_MM)
+
+
+def _grown(
+    voxels: NDArray[np.int64], seed: NDArray[np.int64], shape: tuple[int, ...], spacing_mm: tuple[float, ...]
+) -> NDArray[np.int64]:
+    """Each voxel's seed, or that of the seeded voxel nearest through bone (mm); 0 where none can be reached."""
+    number = np.full(np.array(shape) + 2, -1, np.int64)
+    number[tuple((voxels + 1).T)] = np.arange(len(voxels))
+    here, there, length = [], [], []
+    for shift in HALF_SHELL:
+        neighbour = number[tuple((voxels + np.array(shift)).T)]
+        open_ = (neighbour >= 0) & ((seed == 0) | (seed[neighbour] == 0))
+        here.append(np.flatnonzero(open_))
+        there.append(neighbour[open_])
+        length.append(np.full(int(open_.sum()), np.linalg.norm((np.array(shift) - 1) * spacing_mm)))
+    rows, columns = np.concatenate(here), np.concatenate(there)
+    graph = sparse.coo_array((np.concatenate(length), (rows, columns)), (len(voxels),) * 2).tocsr()
+    ends = np.unique(np.concatenate([rows, columns]))
+    starts = ends[seed[ends] > 0]
+    if not len(starts):
+        return seed
+    _, _, source = sparse.csgraph.dijkstra(
+        graph, directed=False, indices=starts, return_predecessors=True, min_only=True
+    )
+    return np.where(seed > 0, seed, np.where(source >= 0, seed[np.maximum(source, 0)], 0))
+
+
+def _nearest(
+    points: Points, voxels: NDArray[np.int64], taken: NDArray[np.int64], shape: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """Pieces that hang on nothing take the vertebra nearest to most of their voxels."""
+    left = taken == 0
+    _, nearest = cKDTree(points[~left]).query(points[left])
+    vote = taken[~left][nearest]
+    left_RAS = np.zeros(shape, bool)
+    left_RAS[tuple(voxels[left].T)] = True
+    labels, count = ndimage.label(left_RAS, np.ones((3, 3, 3)))
+    piece = labels[tuple(voxels[left].T)]
+    winner = np.array([0, *(np.bincount(vote[piece == n]).argmax() for n in range(1, count + 1))])
+    taken = taken.copy()
+    taken[left] = winner[piece]
+    return taken

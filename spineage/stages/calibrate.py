@@ -1,0 +1,189 @@
+"""calibrate: age-bias correction and intervals from held-out people; the model bundle, published.
+
+Reads raw predictions of normal people of the calibration split, and of no others. Writes the calibration
+table, `metrics.json` and `bundle/`, and registers the bundle in MLflow as a version of `spine-age`, the
+new champion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from spineage.errors import BadStudy
+from spineage.io.bundle import BUNDLE_FILES, DIGEST, Bundle, bundle_files, digest_of_files, mark_of
+from spineage.io.nnunet import read_manifest
+from spineage.io.tracking import open_tracking, tracking_uri
+from spineage.science.appraise import appraise
+from spineage.science.calibrate import AgeBias, calibration_people, fit_age_bias
+from spineage.science.conformal import Intervals, fit_intervals
+from spineage.science.network import load_network
+from spineage.science.score import Familiarity, domain_of, self_test
+from spineage.stages.context import Context, digest_of
+
+SCHEMA = 1
+KEY = ["scan_id", "source_digest"]
+
+
+def recipe(context: Context) -> dict[str, Any]:
+    """The trained network, the segmenter before it, and how both are judged."""
+    return {
+        "schema": SCHEMA,
+        "seed": context.study.seed,
+        **context.study.recipe("calibrate"),
+        "train": context.fingerprint("train"),
+    }
+
+
+def run(context: Context) -> dict[str, int]:
+    """Calibrate once; register the bundle wherever this study's registry is, once."""
+    if not context.is_done("calibrate"):
+        _publish(context)
+    _register(context)
+    _point(context)
+    row = context.read("calibration").iloc[0]
+    asked = context.study.calibrate.coverage
+    if row.nominal_coverage < asked:
+        context.say(
+            f"  intervals promise {row.nominal_coverage:.0%}, not {asked:.0%}: "
+            f"{row.num_people} people to calibrate on can promise no more"
+        )
+    return {"calibration_people": int(row.num_people), "degree": int(row.degree)}
+
+
+def _publish(context: Context) -> None:
+    predictions = context.read("predictions")
+    people = calibration_people(predictions)
+    section = context.study.calibrate
+    bias = fit_age_bias(people, max_degree=section.max_degree)
+    intervals = fit_intervals(
+        people["age_years"].to_numpy(float),
+        people["predicted_years"].to_numpy(float),
+        coverage=section.coverage,
+        num_bins=section.num_bins,
+    )
+    files = bundle_files(_bundle(context, predictions, bias, intervals))
+    rng = np.random.default_rng(context.study.seed)
+    metrics = appraise(predictions, bias, intervals, rng=rng)
+    context.publish(
+        "calibrate",
+        {"calibration": pd.DataFrame([_row(bias, intervals, digest_of_files(files))])},
+        {
+            "metrics.json": (json.dumps(metrics, indent=1) + "\n").encode(),
+            **{f"bundle/{name}": content for name, content in files.items()},
+        },
+    )
+
+
+def _row(bias: AgeBias, intervals: Intervals, digest: str) -> dict[str, Any]:
+    return {
+        "bundle_digest": digest,
+        "degree": bias.degree,
+        "coefficients": list(bias.coefficients),
+        "covariance": [value for row in bias.covariance for value in row],
+        "centre_years": bias.centre_years,
+        "num_people": bias.num_people,
+        "age_low_years": bias.age_low_years,
+        "age_high_years": bias.age_high_years,
+        "bin_edges_years": list(intervals.edges_years),
+        "half_width_years": list(intervals.half_width_years),
+        "nominal_coverage": intervals.coverage,
+    }
+
+
+def _bundle(
+    context: Context, predictions: pd.DataFrame, bias: AgeBias, intervals: Intervals
+) -> Bundle:
+    """Everything a scan needs to become a score, from the training stage's files and the fits."""
+    weights = context.asset("train", "network.safetensors")
+    told = json.loads(context.asset("train", "network.json"))
+    familiarity = _familiarity(context, told.pop("familiarity"))
+    used = predictions[predictions["status"] == "normal"]
+    trained_on = used[used["split"] == "train"]
+    scans = context.read("scans", [*KEY, "is_phantom"]).merge(trained_on[KEY], on=KEY)
+    segmenter = read_manifest(context.study.segment.weights)
+    cohort = context.fingerprint("cohort")
+    return Bundle(
+        weights=weights,
+        network={name: told[name] for name in ("channels", "pools", "dropout")},
+        region=context.study.train.region,
+        prepare=context.study.recipe("prepare")["prepare"],
+        segmenter={name: segmenter[name] for name in ("digest", "schema", "labels", "domain")},
+        domain=domain_of(scans["is_phantom"].to_numpy()),
+        train_age_years=(
+            float(trained_on["age_years"].min()),
+            float(trained_on["age_years"].max()),
+        ),
+        cohort=cohort,
+        bias=bias,
+        intervals=intervals,
+        familiarity=familiarity,
+        roles={
+            mark_of(person, cohort): split
+            for person, split in zip(used["person_id"], used["split"], strict=True)
+        },
+        self_test_years=self_test(load_network(weights, told), context.study.prepare.shape),
+    )
+
+
+def _familiarity(context: Context, told: dict[str, Any]) -> Familiarity:
+    section = context.study.calibrate
+    usual = float(np.quantile(told["train_distances"], section.max_distance_quantile))
+    return Familiarity(
+        np.array(told["mean"], np.float64),
+        np.array(told["precision"], np.float64),
+        usual * section.distance_slack,
+    )
+
+
+def _register(context: Context) -> None:
+    """Into the registry this study names, unless this bundle is known to be there already."""
+    folder = context.folder("calibrate")
+    uri = tracking_uri(context.study.cluster.mlflow, context.store)
+    mark = f"{folder}/registered/{hashlib.sha256(uri.encode()).hexdigest()[:16]}.json"
+    if context.store.exists(mark):
+        return
+    files = {name: context.asset("calibrate", f"bundle/{name}") for name in BUNDLE_FILES}
+    metrics = context.asset("calibrate", "metrics.json")
+    tracking = open_tracking(context.study.cluster.mlflow, context.store, context.study.name)
+    run = tracking.open_run("calibrate", folder)
+    tracking.log_params(run, context.study.recipe("calibrate"))
+    headline = json.loads(metrics).get("headline", {})
+    tracking.log_metrics(run, {k: v for k, v in headline.items() if isinstance(v, int | float)})
+    tracking.log_files(run, {"metrics.json": metrics})
+    version = tracking.register(run, files, digest_of_files(files))
+    tracking.close_run(run)
+    context.store.write(mark, json.dumps({"version": version}).encode())
+    context.say(f"  the bundle is version {version} of spine-age, the champion")
+
+
+def latest_bundle(context: Context) -> tuple[str, str]:
+    """Folder and digest of the bundle that this study's sections published last.
+
+    New exams make a new cohort, and with it new addresses for all that is trained on it; they are scored
+    by the model there is, without training again. Raises BadStudy when the sections that make a model
+    (cohort, train, calibrate, seed) have published none.
+    """
+    try:
+        told = json.loads(context.store.read(_pointer(context)))
+    except FileNotFoundError:
+        raise BadStudy(
+            "no model has been published with this study's cohort, train and calibrate sections: run "
+            "`spineage calibrate` first, or name a model in score.model"
+        ) from None
+    return told["folder"], told["digest"]
+
+
+def _point(context: Context) -> None:
+    digest = context.asset("calibrate", f"bundle/{DIGEST}").decode().strip()
+    told = {"folder": f"{context.folder('calibrate')}/bundle", "digest": digest}
+    context.store.write(_pointer(context), json.dumps(told).encode())
+
+
+def _pointer(context: Context) -> str:
+    sections = {"seed": context.study.seed, **context.study.recipe("cohort", "train", "calibrate")}
+    return f"calibrate/latest/{digest_of(sections)}.json"

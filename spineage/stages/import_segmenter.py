@@ -1,0 +1,52 @@
+"""Turn a foreign nnU-Net v2 result folder into a segmenter of ours: `spineage import-segmenter`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from spineage.errors import BadStudy
+from spineage.io.nnunet_import import import_segmenter
+
+
+def convert(
+    model_folder: str,
+    out_folder: str,
+    *,
+    trust: bool,
+    orientation: str,
+    label_map: str | None = None,
+    folds: str | None = None,
+    domain: str = "human",
+) -> str:
+    """Import a model; the sentence that says what came of it. `label_map`: a JSON file {name in dataset.json: our name}; `folds`: "0,1".
+
+    Raises BadStudy in one sentence for everything that does not fit.
+    """
+    names = tuple(fold.strip() for fold in folds.split(",")) if folds else None
+    manifest = import_segmenter(
+        model_folder,
+        out_folder,
+        trust=trust,
+        orientation=orientation,
+        label_map=_read_map(label_map) if label_map else None,
+        folds=names,
+        domain=domain,
+    )
+    return (
+        f"{out_folder}: {manifest['configuration']} of {len(manifest['folds'])} folds, {manifest['schema']} labels, "
+        f"orientation {manifest['orientation']}, digest {manifest['digest'][:12]}; "
+        f"set segment.weights to this folder"
+    )
+
+
+def _read_map(path: str) -> dict[str, str]:
+    try:
+        names = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise BadStudy(f"label map {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise BadStudy(f"label map {path} is not JSON") from None
+    if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+        raise BadStudy(f'label map {path}: expected {{"name in dataset.json": "our name"}}')
+    return names

@@ -1,0 +1,200 @@
+"""From the headers of all files to the tables files, series, scans and sources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from spineage.io.headers import Read
+from spineage.io.identity import Keyed
+from spineage.io.listing import Seen
+from spineage.science.age import settle_age
+from spineage.science.judge import Series, judge
+from spineage.science.series import About, Header, Limits
+from spineage.science.stations import Choice, choose_stations
+from spineage.study import Ingest
+
+Row = dict[str, Any]
+
+
+def tables_of(
+    files: Sequence[Seen],
+    reads: Sequence[Read],
+    section: Ingest,
+    keyed: Keyed,
+    people: pd.DataFrame | None,
+) -> dict[str, list[Row]]:
+    """The rows of the four tables. reads: one for each file, in any order."""
+    by_id = {read.file_id: read for read in reads}
+    headers = _without_doubles(read.header for read in reads if read.header)
+    limits = limits_of(section)
+    series = [judge(group, limits) for group in _grouped(headers, "series_id")]
+    choices = _choose(series, section)
+    first_days = _first_days(headers)
+    locations = {keyed.file(seen.name): seen.location for seen in files}
+    scans, sources = [], []
+    for choice in choices:
+        key = _scan_key(choice, keyed)
+        scans.append({**key, **_scan_row(choice, people, first_days)})
+        sources.append({**key, "stations_json": _stations_json(choice, locations)})
+    scan_ids = {
+        station.series_id: scan["scan_id"]
+        for choice, scan in zip(choices, scans, strict=True)
+        for station in choice.stations
+    }
+    left = {series_id: why for choice in choices for series_id, why in choice.left.items()}
+    used = {header.file_id for header in headers}
+    return {
+        "files": [_file_row(seen, by_id[keyed.file(seen.name)], used) for seen in files],
+        "sources": sources,
+        "series": [_series_row(one, left, scan_ids) for one in series],
+        "scans": scans,
+    }
+
+
+def limits_of(section: Ingest) -> Limits:
+    """The part of the section that judges one series."""
+    return Limits(**{name: getattr(section, name) for name in Limits.__dataclass_fields__})
+
+
+def _without_doubles(headers: Iterable[Header]) -> list[Header]:
+    """One header for each object: of copies the first by file id, whatever the order of reading."""
+    first: dict[str, Header] = {}
+    for header in sorted(headers, key=lambda header: header.file_id):
+        first.setdefault(header.object_id, header)
+    return list(first.values())
+
+
+def _grouped(headers: Iterable[Header], by: str) -> list[list[Header]]:
+    groups: dict[str, list[Header]] = {}
+    for header in headers:
+        groups.setdefault(getattr(header, by), []).append(header)
+    return [groups[name] for name in sorted(groups)]
+
+
+def _choose(series: Sequence[Series], section: Ingest) -> list[Choice]:
+    """One choice for each exam; a NIfTI file has no frame of reference to share: it is a scan by itself."""
+    exams: dict[str, list[Series]] = {}
+    for one in series:
+        first = one.view.first
+        if not one.code:
+            alone = first.series_id if first.kind == "nifti" else ""
+            exams.setdefault(f"{first.about.exam_id}:{alone}", []).append(one)
+    return [choose_stations(exams[name], section.composed_extent_mm) for name in sorted(exams)]
+
+
+def _first_days(headers: Iterable[Header]) -> dict[str, int]:
+    """The day of each person's first exam, whether or not it could be used."""
+    first: dict[str, int] = {}
+    for header in headers:
+        about = header.about
+        if about.study_day is not None:
+            first[about.person_id] = min(
+                first.get(about.person_id, about.study_day), about.study_day
+            )
+    return first
+
+
+def _scan_key(choice: Choice, keyed: Keyed) -> Row:
+    """scan_id names the series; source_digest their content: headers, sizes and frames in use."""
+    digest = hashlib.sha256()
+    for station in choice.stations:
+        digests = {header.file_id: header.digest for header in station.view.headers}
+        for line in sorted(f"{digests[file_id]}:{frame}" for file_id, frame in station.view.slices):
+            digest.update(line.encode())
+    ids = (station.series_id for station in choice.stations)
+    return {"scan_id": keyed.scan(*ids), "source_digest": digest.hexdigest()}
+
+
+def _scan_row(choice: Choice, people: pd.DataFrame | None, first_days: Mapping[str, int]) -> Row:
+    about = choice.stations[0].view.first.about
+    person = _person_row(people, about)
+    age_years, age_source = settle_age(
+        person.get("age_years"), about.age_years, about.age_by_dates_years
+    )
+    first_day = first_days.get(about.person_id)
+    has_day = about.study_day is not None and first_day is not None
+    return {
+        "person_id": about.person_id,
+        "exam_id": about.exam_id,
+        "age_years": age_years,
+        "sex": person.get("sex") or about.sex,
+        "site": person.get("site") or about.site,
+        "age_source": age_source,
+        "vendor": about.vendor,
+        "model": about.model,
+        "field_tesla": about.field_tesla,
+        "days_since_first": (about.study_day or 0) - (first_day or 0) if has_day else None,
+        "num_stations": len(choice.stations),
+        "extent_mm": choice.extent_mm,
+        "is_phantom": about.is_phantom,
+    }
+
+
+def _person_row(people: pd.DataFrame | None, about: About) -> dict[str, Any]:
+    """What the participants table says of the exam, else of the person; {} when it says nothing."""
+    if people is None:
+        return {}
+    rows = people[people.person_id == about.person_id]
+    of_exam = rows[rows.exam_id == about.exam_id]
+    rows = of_exam if len(of_exam) else rows[rows.exam_id.isna()]
+    if rows.empty:
+        return {}
+    return {str(name): None if pd.isna(value) else value for name, value in rows.iloc[0].items()}
+
+
+def _stations_json(choice: Choice, locations: Mapping[str, str]) -> str:
+    return json.dumps(
+        [
+            [
+                {"location": locations[file_id], "kind": station.view.first.kind, "frame": frame}
+                for file_id, frame in station.view.slices
+            ]
+            for station in choice.stations
+        ]
+    )
+
+
+def _series_row(
+    series: Series, left: Mapping[str, tuple[str, str]], scan_ids: Mapping[str, str]
+) -> Row:
+    view = series.view
+    first = view.first
+    code, message = left.get(series.series_id, (series.code, series.message))
+    return {
+        "series_id": series.series_id,
+        "person_id": first.about.person_id,
+        "exam_id": first.about.exam_id,
+        "scan_id": scan_ids.get(series.series_id),
+        "code": code,
+        "message": message,
+        "kind": first.kind,
+        "num_files": len(view.headers),
+        "num_slices": view.num_slices,
+        "plane": view.plane,
+        "repetition_ms": first.physics.repetition_ms,
+        "echo_ms": view.echo_ms,
+        "in_plane_mm": view.in_plane_mm,
+        "slice_gap_mm": view.gap_mm,
+        "extent_mm": view.grid.extent_mm[2] if view.grid else None,
+    }
+
+
+def _file_row(seen: Seen, read: Read, used: set[str]) -> Row:
+    """A file is part of a series, a copy of one that is, or refused when it was read."""
+    code, message = read.code, read.message
+    series_id = read.header.series_id if read.header else None
+    if read.header and read.file_id not in used:
+        series_id, code, message = None, "duplicate_file", "another file holds the same object"
+    return {
+        "file_id": read.file_id,
+        "location": seen.location.encode("utf-8", "replace").decode(),
+        "bytes": seen.bytes,
+        "series_id": series_id,
+        "code": code,
+        "message": message,
+    }

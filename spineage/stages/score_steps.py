@@ -1,0 +1,149 @@
+"""What the workers of `score` do with one scan: reuse or fill in its mask and tensor, predict, write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from spineage.errors import TRANSIENT
+from spineage.io.bundle import read_bundle
+from spineage.io.parquet import write_part
+from spineage.io.parts import PartReader
+from spineage.io.store import Store
+from spineage.io.tensors import part_name
+from spineage.io.volumes import tensor_from_row
+from spineage.science.network import load_network, network_input, predict
+from spineage.science.score import (
+    flags_of,
+    refuse_unfamiliar,
+    require_self_test,
+    score_one,
+    self_test,
+)
+from spineage.tables import FAULTS, SCORES, TABLES, TENSORS
+
+Row = dict[str, Any]
+ABOUT = ("scan_id", "source_digest", "person_id", "exam_id", "age_years", "sex", "site", "role")
+
+
+class WhenNeeded:
+    """Another stage's step, for the scans whose tensor is not there yet; the others pass."""
+
+    def __init__(self, make: Callable[..., Callable[[Row], Row]], kwargs: dict[str, Any]) -> None:
+        self._serve = make(**kwargs)
+
+    def __call__(self, row: Row) -> Row:
+        return row if row["tensors_part"] else self._serve(row)
+
+
+class Fill:
+    """Another stage's step and its table: what is there is read, what is new is kept in that stage's
+    folder.
+
+    A new answer is a part of its own, so that it outlives whatever happens to the scan afterwards. Where
+    the tensor is there nobody needs the mask.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Callable[[Row], Row]],
+        kwargs: dict[str, Any],
+        root: str,
+        folder: str,
+        table: str,
+    ) -> None:
+        self._serve = make(**kwargs)
+        self._store, self._folder, self._table = Store(root), folder, TABLES[table]
+        self._reader = PartReader(self._store, self._table)
+
+    def __call__(self, row: Row) -> Row:
+        part = row[f"{self._table.name}_part"]
+        if row["tensors_part"] and self._table is not TENSORS:
+            return row
+        if part:
+            return {**row, **self._reader.row(part, row["scan_id"], row["source_digest"])}
+        row = self._serve(row)
+        name = part_name(row["scan_id"], row["source_digest"])
+        write_part(self._store, self._folder, self._table, [row], name)
+        return row
+
+
+class PredictStep:
+    """The network of a bundle, one scan at a time: an answer does not depend on what else is being scored.
+
+    Raises BadStudy when the bundle is not whole, or the network answers otherwise on this device.
+    """
+
+    def __init__(self, root: str, folder: str, digest: str, device: str = "cpu") -> None:
+        torch.set_num_threads(1)
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        self._bundle, self._digest = read_bundle(Store(root), folder, digest)
+        self._device = torch.device(device)
+        self._model = load_network(self._bundle.weights, self._bundle.network).to(self._device)
+        shape = tuple(self._bundle.prepare["shape"])
+        require_self_test(self_test(self._model, shape), self._bundle.self_test_years)
+
+    def __call__(self, row: Row) -> Row:
+        """A row with a tensor becomes a scores row; BadScan `outside_model` for what the model cannot
+        answer for."""
+        bundle = self._bundle
+        scan_CRAS = network_input(*tensor_from_row(row), bundle.region)
+        years, features = predict(self._model, scan_CRAS[None].to(self._device))
+        predicted, distance = float(years[0]), bundle.familiarity.distance(features[0])
+        refuse_unfamiliar(
+            distance=distance,
+            domain=bundle.domain,
+            is_phantom=row["is_phantom"],
+            predicted_years=predicted,
+        )
+        flags = flags_of(
+            age_years=row["age_years"],
+            bias=bundle.bias,
+            role=row["role"],
+            num_discs_inferred=row["num_discs_inferred"],
+            numbering=row["numbering"],
+        )
+        age_columns = score_one(
+            predicted, row["age_years"], bias=bundle.bias, intervals=bundle.intervals
+        )
+        return {
+            **{name: row[name] for name in ABOUT},
+            **age_columns,
+            "distance": distance,
+            "flags": flags,
+            "bundle_digest": self._digest,
+        }
+
+
+class WriteScores:
+    """Batches of finished rows and fault rows to storage.
+
+    A fault of segmenting or preparing is also written where that stage keeps its own: it holds for every
+    model.
+    """
+
+    def __init__(self, root: str, folders: dict[str, str]) -> None:
+        self._store, self._folders = Store(root), folders
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        faults = [row for row in rows if row.get("code")]
+        scores = [row for row in rows if not row.get("code")]
+        if scores:
+            write_part(self._store, self._folders["score"], SCORES, scores, batch_name(scores))
+        if faults:
+            write_part(self._store, self._folders["score"], FAULTS, faults, batch_name(faults))
+        for stage in ("segment", "prepare"):
+            lasting = [f for f in faults if f["stage"] == stage and f["code"] not in TRANSIENT]
+            if lasting:
+                folder = self._folders[stage]
+                write_part(self._store, folder, FAULTS, lasting, batch_name(lasting))
+
+
+def batch_name(rows: Sequence[Row]) -> str:
+    """Named by the scans and outcomes in it: writing the same rows again replaces, it does not double."""
+    keys = sorted(f"{r['scan_id']}:{r['source_digest']}:{r.get('code', '')}" for r in rows)
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:24]

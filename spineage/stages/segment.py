@@ -1,0 +1,180 @@
+"""Segment: from files to named vertebrae. Assemble the volume, nnU-Net, levels, morphometry; one row a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from spineage.engine.rows import Limits, Step, plain_progress, run_rows
+from spineage.errors import TRANSIENT
+from spineage.io import assemble
+from spineage.io.nnunet import load_segmenter, read_manifest
+from spineage.io.parquet import read_keys, read_table, write_part
+from spineage.io.store import Store
+from spineage.io.volumes import pack, place_to_cells, volume_from_cells, volume_to_cells
+from spineage.science.geometry import Volume
+from spineage.science.levels import Levels, find_levels
+from spineage.science.morphometry import measure
+from spineage.science.named import levels_from_named
+from spineage.stages.context import Context
+from spineage.study import Study
+from spineage.tables import FAULTS, MASKS
+
+SCHEMA = 1  # raise it when the same volume and weights give other masks
+VOXELS = "voxels"
+Row = dict[str, Any]
+
+
+def recipe(context: Context) -> dict[str, Any]:
+    """The section, the weights by digest, and how volumes are assembled.
+
+    Where the weights lie is not identity. Raises BadStudy when they are not a whole segmenter.
+    """
+    section = {**context.study.recipe("segment")["segment"]}
+    weights = section.pop("weights")
+    return {
+        "schema": SCHEMA,
+        "segment": section,
+        "weights": read_manifest(weights)["digest"],
+        "assemble": assemble.SCHEMA,
+        "max_station_gap_mm": context.study.ingest.max_station_gap_mm,
+    }
+
+
+def run(context: Context) -> dict[str, int]:
+    """Segment the scans that have neither a mask nor a lasting fault under this address yet.
+
+    Returns how many were segmented and refused (by code) in this run, and how many were there already.
+    """
+    sources = context.read("sources")
+    folder = context.folder("segment")
+    known = known_keys(context.store, folder)
+    manifest = [row for row in sources.to_dict("records") if (row["scan_id"], row["source_digest"]) not in known]
+    counts = {"already": len(sources) - len(manifest)}
+    if not manifest:
+        return counts
+    cluster = context.study.cluster
+    outcomes = run_rows(
+        manifest,
+        steps(context.study),
+        Step(WriteMasks, {"root": context.store.root, "folder": folder}, num_cpus=0.25),
+        limits=Limits(cluster.max_fault_fraction, cluster.min_scans_before_stop),
+        say=plain_progress("segment"),
+    )
+    counts["segmented"] = outcomes.pop("ok", 0)
+    return {**counts, **{f"refused:{code}": n for code, n in sorted(outcomes.items())}}
+
+
+def known_keys(store: Store, folder: str) -> set[tuple[str, str]]:
+    """Scans that this address answers for: masks, and faults that would come out the same again."""
+    faults = read_table(store, folder, FAULTS, ["scan_id", "source_digest", "code"])
+    lasting = faults[~faults.code.isin(TRANSIENT)]
+    return read_keys(store, folder, MASKS) | set(
+        zip(lasting.scan_id, lasting.source_digest, strict=True)
+    )
+
+
+def steps(study: Study) -> list[Step]:
+    """Assembling on CPU, then segmenting on a GPU where the study has one."""
+    cluster = study.cluster
+    return [
+        Step(
+            AssembleStep,
+            assemble_kwargs(study),
+            name="segment",
+            workers=cluster.cpu_workers,
+            deadline_s=cluster.deadline_s,
+        ),
+        Step(
+            SegmentStep,
+            segment_kwargs(study),
+            name="segment",
+            workers=cluster.segment_workers,
+            num_gpus=cluster.gpus_per_worker,
+            deadline_s=cluster.deadline_s,
+        ),
+    ]
+
+
+def assemble_kwargs(study: Study) -> dict[str, Any]:
+    """What AssembleStep is made with."""
+    return {"max_gap_mm": study.ingest.max_station_gap_mm}
+
+
+def segment_kwargs(study: Study) -> dict[str, Any]:
+    """What SegmentStep is made with."""
+    return {
+        "weights": study.segment.weights,
+        "min_levels": study.segment.min_levels,
+        "max_levels": study.segment.max_levels,
+        "device": "cuda" if study.cluster.gpus_per_worker else "cpu",
+    }
+
+
+class AssembleStep:
+    """A row of `sources` gains its voxels (float32 bytes), shape and affine."""
+
+    def __init__(self, max_gap_mm: float = 2.0) -> None:
+        self._max_gap_mm = max_gap_mm
+
+    def __call__(self, row: Row) -> Row:
+        volume = assemble.read_scan(row, max_gap_mm=self._max_gap_mm)
+        kept = {key: value for key, value in row.items() if key != "stations_json"}
+        return {**kept, **volume_to_cells(volume, VOXELS)}
+
+
+class SegmentStep:
+    """A row with voxels gains the columns of `masks`. The network is loaded once, on one CPU thread by default.
+
+    Raises BadStudy when the weights are not a whole segmenter, or the device is not there.
+    """
+
+    def __init__(
+        self,
+        weights: str,
+        min_levels: int = 22,
+        max_levels: int = 24,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self._segmenter = load_segmenter(weights, device=device, threads=threads)
+        self._limits = {"min_levels": min_levels, "max_levels": max_levels}
+
+    def __call__(self, row: Row) -> Row:
+        image = volume_from_cells(row, VOXELS)
+        levels = self._levels(image)
+        return {**row, **mask_columns(image, levels)}
+
+    def _levels(self, image: Volume) -> Levels:
+        labels = self._segmenter.segment(image)
+        find: Callable[..., Levels] = (
+            find_levels if self._segmenter.manifest["schema"] == "semantic" else levels_from_named
+        )
+        return find(labels, **self._limits)
+
+
+def mask_columns(image: Volume, levels: Levels) -> Row:
+    """The columns of `masks` beside the key."""
+    measured = measure(image, levels)
+    return {
+        **place_to_cells(levels.volume),
+        "levels_zstd": pack(levels.volume.voxels_RAS.astype(np.uint8)),
+        "numbering": levels.numbering,
+        "num_discs_inferred": levels.num_discs_inferred,
+        **measured.__dict__,
+    }
+
+
+class WriteMasks:
+    """One part a scan, so that a run that is killed loses the scan it was at and no other."""
+
+    def __init__(self, root: str, folder: str) -> None:
+        self._store, self._folder = Store(root), folder
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            table = FAULTS if row.get("code") else MASKS
+            name = f"{row['scan_id']}-{row['source_digest'][:12]}"
+            write_part(self._store, self._folder, table, [row], name)

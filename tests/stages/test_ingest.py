@@ -1,0 +1,634 @@
+"""From folders of files to tables and volumes; what goes wrong with a file, and that nobody is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+
+from spineage.errors import FAULTS, BadScan, BadStudy
+from spineage.io.assemble import read_scan
+from spineage.io.headers import read_file
+from spineage.io.identity import Keyed, load_key
+from spineage.io.listing import Seen
+from spineage.io.pixels import read_frames
+from spineage.science.geometry import Volume
+from spineage.science.judge import judge
+from spineage.stages import ingest
+from spineage.stages.context import Context
+from spineage.stages.ingest_tables import limits_of
+from spineage.study import Ingest, Inputs, Study
+from tests.stages.dicom_makers import shaded, uid, write_enhanced, write_sagittal
+
+KEY = "a key for tests, 16 bytes or more"
+TALL = shaded((7, 40, 60))  # 160 x 240 mm
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPINEAGE_KEY", KEY)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    return folder
+
+
+def context_of(archive: Path, said: list[str] | None = None, **inputs: Any) -> Context:
+    study = Study(
+        workspace=str(archive.parent / "workspace"), inputs=Inputs(scans=str(archive), **inputs)
+    )
+    return Context(study, say=(said if said is not None else []).append)
+
+
+def ingested(archive: Path, **inputs: Any) -> Context:
+    context = context_of(archive, **inputs)
+    ingest.run(context)
+    return context
+
+
+def volume_of(context: Context, row: int = 0) -> Volume:
+    return read_scan(context.read("sources").iloc[row].to_dict())
+
+
+def code_of_file(archive: Path, name: str) -> str:
+    files = ingested(archive).read("files")
+    return str(files[files.location.str.endswith(name)].code.iloc[0])
+
+
+def rows_of(volume: Volume, low: int, high: int) -> Volume:
+    affine = volume.affine_RAS.copy()
+    affine[:3, 3] = volume.to_mm(np.array([0.0, 0.0, low]))
+    return Volume(volume.voxels_RAS[:, :, low:high], affine)
+
+
+def test_a_classic_series_comes_back_voxel_for_voxel(archive: Path) -> None:
+    write_sagittal(archive / "any" / "where", TALL)
+    volume = volume_of(ingested(archive))
+    np.testing.assert_allclose(volume.affine_RAS, TALL.affine_RAS, atol=1e-4)
+    assert np.array_equal(volume.voxels_RAS, TALL.voxels_RAS)
+
+
+def test_file_names_and_folders_say_nothing(archive: Path) -> None:
+    """Slices scattered over folders under names without extension, in no order, are one series."""
+    paths = write_sagittal(archive, TALL)
+    for i, path in enumerate(paths):
+        place = archive / f"dir{i % 3}" / f"{(i * 5) % 7}"
+        place.parent.mkdir(exist_ok=True)
+        path.rename(place)
+    context = ingested(archive)
+    assert list(context.read("series").num_files) == [7]
+    assert np.array_equal(volume_of(context).voxels_RAS, TALL.voxels_RAS)
+
+
+def test_an_enhanced_object_equals_the_classic_files_after_its_rescaling(archive: Path) -> None:
+    write_enhanced(archive / "all.dcm", TALL)
+    context = ingested(archive)
+    series = context.read("series").iloc[0]
+    assert (series.code, series.num_files, series.num_slices, series.echo_ms) == ("", 1, 7, 100.0)
+    volume = volume_of(context)
+    np.testing.assert_allclose(volume.affine_RAS, TALL.affine_RAS, atol=1e-4)
+    np.testing.assert_allclose(volume.voxels_RAS, 2 * TALL.voxels_RAS + 5)
+
+
+def test_compressed_pixels_and_derived_images_are_accepted(archive: Path) -> None:
+    def derived(dataset: FileDataset, number: int) -> None:
+        dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+
+    write_sagittal(archive, TALL, change=derived, compress=True)
+    assert np.array_equal(volume_of(ingested(archive)).voxels_RAS, TALL.voxels_RAS)
+
+
+def test_feet_first_and_turned_patients_end_up_the_same_way(archive: Path) -> None:
+    """Patient coordinates already say where left and up are; PatientPosition must change nothing."""
+
+    def prone(dataset: FileDataset, number: int) -> None:
+        dataset.PatientPosition = "FFP"
+        pixels = dataset.pixel_array[::-1, ::-1]  # stored from the feet up and back to front
+        across, down = np.split(np.array(dataset.ImageOrientationPatient, float), 2)
+        rows, columns = pixels.shape
+        row_mm, column_mm = map(float, dataset.PixelSpacing)
+        corner = np.array(dataset.ImagePositionPatient, float)
+        corner += across * column_mm * (columns - 1) + down * row_mm * (rows - 1)
+        dataset.ImagePositionPatient = [f"{x:.6f}" for x in corner]
+        dataset.ImageOrientationPatient = [f"{-x:.9f}" for x in (*across, *down)]
+        dataset.PixelData = np.ascontiguousarray(pixels).tobytes()
+
+    write_sagittal(archive, TALL, change=prone)
+    volume = volume_of(ingested(archive))
+    np.testing.assert_allclose(volume.affine_RAS, TALL.affine_RAS, atol=1e-4)
+    assert np.array_equal(volume.voxels_RAS, TALL.voxels_RAS)
+
+
+def test_stations_of_one_exam_become_one_scan_and_gains_are_matched(archive: Path) -> None:
+    whole = shaded((7, 40, 140))
+    for name, low, high, gain in (
+        ("neck", 85, 140, 1.5),
+        ("chest", 40, 95, 1.0),
+        ("loin", 0, 50, 0.8),
+    ):
+        part = rows_of(whole, low, high)
+        write_sagittal(archive / name, part.with_voxels(part.voxels_RAS * gain), series=name)
+    context = ingested(archive)
+    scan = context.read("scans").iloc[0]
+    assert (scan.num_stations, scan.extent_mm) == (3, pytest.approx(560.0))
+    volume = volume_of(context)
+    assert volume.voxels_RAS.shape == whole.voxels_RAS.shape
+    np.testing.assert_allclose(volume.voxels_RAS, whole.voxels_RAS, rtol=0.02)
+    assert len(set(context.read("series").scan_id)) == 1
+
+
+def test_a_missing_station_is_a_fault_of_the_scan(archive: Path) -> None:
+    whole = shaded((7, 40, 140))
+    write_sagittal(archive, rows_of(whole, 0, 50), series="loin")
+    write_sagittal(archive, rows_of(whole, 90, 140), series="neck")
+    with pytest.raises(BadScan, match="gap of 160 mm") as fault:
+        volume_of(ingested(archive))
+    assert fault.value.code == "stations_apart"
+
+
+def test_ingest_on_ray_gives_the_same_tables(
+    archive: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for person in ("P1", "P2", "P3"):
+        write_sagittal(archive / person, TALL, person=person)
+    (archive / "note.txt").write_text("no scan")
+    one = ingested(archive)
+    expected = {name: one.read(name) for name in ("files", "series", "scans", "sources")}
+    shutil.rmtree(archive.parent / "workspace")
+    monkeypatch.setattr(ingest, "FEW_FILES", 0)
+    monkeypatch.setattr(ingest, "FILES_PER_TASK", 5)
+    other = ingested(archive)
+    for name, table in expected.items():
+        assert other.read(name).equals(table), name
+
+
+def test_the_second_run_reads_nothing_and_a_new_file_makes_a_new_generation(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sagittal(archive / "P1", TALL)
+    context = context_of(archive)
+    counts = ingest.run(context)
+    first = context.tables_folder("ingest")
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "read_chunk", _must_not_be_called)
+        assert ingest.run(context) == counts
+    keys = set(context.read("scans").scan_id)
+    write_sagittal(archive / "P2", TALL, person="P2")
+    assert ingest.run(context)["scans"] == 2
+    assert context.tables_folder("ingest") != first
+    assert keys < set(context.read("scans").scan_id), "the old scan keeps its id"
+
+
+def _must_not_be_called(chunk: object) -> list[object]:
+    raise AssertionError("a header was read again")
+
+
+def test_changed_headers_and_changed_pixels_make_a_new_source_digest(archive: Path) -> None:
+    def longer_echo(dataset: FileDataset, number: int) -> None:
+        dataset.EchoTime = "101"
+
+    def other_pixels(dataset: FileDataset, number: int) -> None:
+        dataset.PixelData = bytes(reversed(dataset.PixelData))
+
+    scans = []
+    for change in (None, longer_echo, other_pixels, None):
+        write_sagittal(archive, TALL, change=change)
+        scans.append(ingested(archive).read("scans").iloc[0])
+    assert len({scan.scan_id for scan in scans}) == 1
+    digests = [scan.source_digest for scan in scans]
+    assert len(set(digests)) == 3
+    assert digests[0] == digests[3], "the same content again, whatever its time"
+
+
+def test_copies_of_an_object_are_used_once(archive: Path) -> None:
+    write_sagittal(archive / "one", TALL)
+    shutil.copytree(archive / "one", archive / "two")
+    context = ingested(archive)
+    files = context.read("files")
+    assert sorted(files.code.value_counts().to_dict().items()) == [("", 7), ("duplicate_file", 7)]
+    assert files[files.code == "duplicate_file"].series_id.isna().all()
+    assert context.read("series").iloc[0].code == ""
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def cut_in_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def cut_in_preamble(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def cut_before_pixels(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"\xe0\x7f\x10\x00")])
+
+
+def scramble(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[140:] = os.urandom(len(data) - 140)
+    path.write_bytes(data)
+
+
+def edited(change: Callable[[Dataset], None]) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        dataset = pydicom.dcmread(path)
+        change(dataset)
+        dataset.save_as(path)
+
+    return edit
+
+
+def made_a_report(dataset: Dataset) -> None:
+    del dataset.Rows, dataset.PixelData
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.BasicTextSRStorage
+
+
+def with_absurd_size(dataset: Dataset) -> None:
+    dataset.Rows = 60000
+
+
+def with_absurd_frames(dataset: Dataset) -> None:
+    dataset.NumberOfFrames = "2000000000"
+
+
+def with_more_rows_than_pixels(dataset: Dataset) -> None:
+    dataset.Rows = dataset.Rows + 20
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (cut_short, "truncated"),
+        (cut_in_header, "truncated"),
+        (cut_before_pixels, "truncated"),
+        (cut_in_preamble, "unreadable"),
+        (scramble, "unreadable"),
+        (lambda path: path.write_bytes(b""), "not_imaging"),
+        (lambda path: path.write_bytes(b"x" * 9000), "not_imaging"),
+        (edited(made_a_report), "no_pixels"),
+        (edited(with_absurd_size), "bad_pixels"),
+        (edited(with_absurd_frames), "bad_pixels"),
+        (edited(with_more_rows_than_pixels), "bad_pixels"),
+    ],
+)
+def test_a_damaged_file_has_its_code_and_its_series_notices(
+    archive: Path, damage: Callable[[Path], None], code: str
+) -> None:
+    paths = write_sagittal(archive, TALL)
+    damage(paths[3])
+    context = ingested(archive)
+    files = context.read("files").set_index("location")
+    assert files.code[str(paths[3])] == code
+    assert context.read("series").code.to_list() == ["slice_gap"]
+    assert len(context.read("scans")) == 0
+
+
+def test_archives_links_and_other_files_end_with_a_code(archive: Path) -> None:
+    write_sagittal(archive / "series", TALL)
+    with zipfile.ZipFile(archive / "exam.zip", "w") as packed:
+        packed.write(archive / "series" / "S1-0.dcm")
+    with gzip.open(archive / "text.gz", "wb") as packed_text:
+        packed_text.write(b"no scan " * 100)
+    (archive / "elsewhere").symlink_to(archive.parent, target_is_directory=True)
+    (archive / "broken.dcm").symlink_to(archive / "gone.dcm")
+    codes = ingested(archive).read("files").set_index("location").code
+    found = {Path(location).name: code for location, code in codes.items() if code}
+    assert found == {
+        "exam.zip": "not_unpacked", "text.gz": "not_imaging", "elsewhere": "not_imaging",
+        "broken.dcm": "unreadable",
+    }  # fmt: skip
+
+
+def test_a_file_that_vanishes_after_ingest_is_a_fault_not_a_crash(archive: Path) -> None:
+    paths = write_sagittal(archive, TALL)
+    context = ingested(archive)
+    paths[2].unlink()
+    with pytest.raises(BadScan) as fault:
+        volume_of(context)
+    assert fault.value.code == "unreadable"
+    assert str(archive) not in str(fault.value)
+
+
+def test_blank_and_undecodable_pixels_are_faults_of_the_scan(archive: Path) -> None:
+    write_sagittal(archive, TALL.with_voxels(np.zeros_like(TALL.voxels_RAS)))
+    with pytest.raises(BadScan) as fault:
+        volume_of(ingested(archive))
+    assert fault.value.code == "bad_values"
+
+    def spoil(dataset: FileDataset, number: int) -> None:
+        dataset.compress(pydicom.uid.RLELossless)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless  # it is not
+
+    write_sagittal(archive, TALL, change=spoil)
+    with pytest.raises(BadScan) as fault:
+        volume_of(ingested(archive))
+    assert fault.value.code == "bad_pixels"
+
+
+def write_nifti(path: Path, volume: Volume, axes: str = "RAS") -> None:
+    image = nibabel.Nifti1Image(volume.voxels_RAS.astype(np.int16), volume.affine_RAS)
+    wanted = nibabel.orientations.axcodes2ornt(axes)
+    start = nibabel.orientations.io_orientation(volume.affine_RAS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.as_reoriented(nibabel.orientations.ornt_transform(start, wanted)).to_filename(path)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "PIR", "LPS", "AIL"])
+def test_nifti_of_any_orientation_comes_back_in_ras(archive: Path, axes: str) -> None:
+    write_nifti(archive / "sub-01_ses-2_T2w.nii.gz", TALL, axes)
+    context = ingested(archive)
+    volume = volume_of(context)
+    np.testing.assert_allclose(volume.affine_RAS, TALL.affine_RAS, atol=1e-4)
+    assert np.array_equal(volume.voxels_RAS, TALL.voxels_RAS)
+    keyed = Keyed(load_key(context.study))
+    scan = context.read("scans").iloc[0]
+    assert scan.person_id == keyed.person("sub-01")
+    assert scan.exam_id == keyed.exam("sub-01_ses-2")
+
+
+def test_a_nifti_is_judged_by_its_sidecar_before_its_name(archive: Path) -> None:
+    write_nifti(archive / "sub-01_T2w.nii.gz", TALL)
+    (archive / "sub-01_T2w.json").write_text(json.dumps({"EchoTime": 0.012, "RepetitionTime": 0.5}))
+    series = ingested(archive).read("series").iloc[0]
+    assert (series.code, series.echo_ms, series.repetition_ms) == ("not_t2", 12.0, 500.0)
+
+
+def test_a_nifti_cut_short_or_swollen_is_a_fault(archive: Path) -> None:
+    path = archive / "t2_sag.nii.gz"
+    write_nifti(path, TALL)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2000])
+    assert code_of_file(archive, "t2_sag.nii.gz") == "truncated"
+    raw = bytearray(gzip.decompress(whole))
+    raw[42:48] = np.array([30000] * 3, "<i2").tobytes()
+    path.write_bytes(gzip.compress(bytes(raw)))
+    assert code_of_file(archive, "t2_sag.nii.gz") == "bad_pixels"
+
+
+PEOPLE = "person,sex,site,age_years\nP1,M,north,61.5\n"
+
+
+def test_the_participants_table_comes_before_the_header(archive: Path) -> None:
+    write_sagittal(archive / "P1", TALL)
+    write_sagittal(archive / "P2", TALL, person="P2")
+    table = archive.parent / "people.csv"
+    table.write_text(PEOPLE)
+    context = ingested(archive, participants=str(table))
+    keyed = Keyed(load_key(context.study))
+    scans = context.read("scans").set_index("person_id")
+    listed, other = scans.loc[keyed.person("P1")], scans.loc[keyed.person("P2")]
+    assert (listed.age_years, listed.sex, listed.site) == (61.5, "M", "north")
+    assert listed.age_source == "participants, disputed", "the header says 50"
+    assert (other.age_years, other.sex, other.age_source) == (50.0, "F", "PatientAge")
+    assert context.read("scans").vendor.to_list() == ["Siemens", "Siemens"]
+
+
+def test_days_are_counted_from_the_first_exam_of_each_person(archive: Path) -> None:
+    def on(day: str) -> Callable[[FileDataset, int], None]:
+        def change(dataset: FileDataset, number: int) -> None:
+            dataset.StudyDate = day
+
+        return change
+
+    write_sagittal(archive / "a", TALL, exam="E1", change=on("20200101"))
+    write_sagittal(archive / "b", TALL, exam="E2", change=on("20210101"))
+    write_sagittal(archive / "c", TALL, person="P2", change=on("20200601"))
+    days = ingested(archive).read("scans").days_since_first
+    assert sorted(days) == [0, 0, 366]
+
+
+def test_the_exam_key_may_be_the_accession_number(archive: Path) -> None:
+    def accession(dataset: FileDataset, number: int) -> None:
+        dataset.AccessionNumber = "A000017"
+
+    write_sagittal(archive, TALL, change=accession)
+    context = ingested(archive, exam_key="AccessionNumber")
+    exam_id = Keyed(load_key(context.study)).exam("A000017")
+    assert context.read("scans").exam_id.to_list() == [exam_id]
+
+
+@pytest.mark.parametrize(
+    ("people", "sentence"),
+    [
+        ("name,sex,site\nP1,M,x\n", "'person'"),
+        ("person,sex\nP1,M\n", "'site'"),
+        ("person,sex,site,age_years\nP1,M,x,150\n", "0 to 120"),
+        ("person,sex,site,age_years\nP1,M,x,-3\n", "0 to 120"),
+    ],
+)
+def test_a_participants_table_that_does_not_fit_stops_before_work(
+    archive: Path, people: str, sentence: str
+) -> None:
+    write_sagittal(archive, TALL)
+    table = archive.parent / "people.csv"
+    table.write_text(people)
+    with pytest.raises(BadStudy, match=sentence):
+        ingested(archive, participants=str(table))
+    assert not (archive.parent / "workspace").exists(), "nothing is written"
+
+
+def test_a_missing_or_empty_input_stops_before_work(archive: Path) -> None:
+    with pytest.raises(BadStudy, match="empty"):
+        ingested(archive)
+    with pytest.raises(BadStudy, match="is not there"):
+        ingested(archive / "nowhere")
+    assert not (archive.parent / "workspace").exists(), "nothing is written"
+
+
+def test_without_a_key_nothing_starts(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sagittal(archive, TALL)
+    monkeypatch.delenv("SPINEAGE_KEY")
+    with pytest.raises(BadStudy, match="SPINEAGE_KEY"):
+        ingested(archive)
+    monkeypatch.setenv("SPINEAGE_KEY", "short")
+    with pytest.raises(BadStudy, match="at least 16"):
+        ingested(archive)
+    monkeypatch.delenv("SPINEAGE_KEY")
+    with pytest.raises(BadStudy, match="cannot be read"):
+        ingested(archive, key_file=str(archive / "no.key"))
+
+
+def test_another_key_gives_other_ids_and_another_address(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sagittal(archive, TALL)
+    one = ingested(archive)
+    ids = set(one.read("scans").iloc[0][["scan_id", "person_id", "exam_id"]])
+    monkeypatch.setenv("SPINEAGE_KEY", "another key, also long enough")
+    other = ingested(archive)
+    assert ids.isdisjoint(other.read("scans").iloc[0][["scan_id", "person_id", "exam_id"]])
+    assert one.folder("ingest") != other.folder("ingest")
+
+
+CANARY = "Kanarienvogel"
+NUMBER = "8675309424242"
+
+
+def plant(dataset: FileDataset, number: int) -> None:
+    """A name in every text element a writer could put one in, and in private and nested ones."""
+    texts = {
+        "LO": ["InstitutionName", "SeriesDescription", "ProtocolName", "StudyDescription", "PatientID",
+               "ManufacturerModelName", "Manufacturer", "OtherPatientIDs", "DeviceSerialNumber"],
+        "PN": ["PatientName", "OperatorsName", "ReferringPhysicianName", "PerformingPhysicianName"],
+        "SH": ["StationName", "AccessionNumber", "StudyID", "SequenceName"],
+        "LT": ["PatientComments", "AdditionalPatientHistory", "ImageComments"],
+        "CS": ["PatientSex", "BodyPartExamined", "ScanOptions"],
+    }  # fmt: skip
+    for names in texts.values():
+        for name in names:
+            setattr(
+                dataset,
+                name,
+                f"{CANARY} {name}"[:16]
+                if name in texts["SH"] + texts["CS"]
+                else f"{CANARY} {name}",
+            )
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", CANARY.upper()]
+    dataset.PatientAge = CANARY[:4]
+    dataset.PatientBirthDate = CANARY
+    dataset.MagneticFieldStrength = "1.5"
+    block = dataset.private_block(0x0029, "CANARY MAKER", create=True)
+    block.add_new(0x01, "LO", CANARY)
+    nested = Dataset()
+    nested.PatientID = CANARY
+    dataset.OtherPatientIDsSequence = Sequence([nested])
+    dataset.StudyInstanceUID = f"1.2.{NUMBER}.1"
+    dataset.SeriesInstanceUID = f"1.2.{NUMBER}.2"
+    dataset.FrameOfReferenceUID = f"1.2.{NUMBER}.3"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = (
+        f"1.2.{NUMBER}.4.{number}"
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of the values planted here
+def test_planted_names_are_in_no_table_message_or_log(
+    archive: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    home = archive / f"{CANARY} Anna" / NUMBER
+    good = write_sagittal(home, TALL, change=plant, series=CANARY)
+    broken = home / f"{CANARY}.dcm"
+    shutil.copy(good[0], broken)
+    cut_in_header(broken)
+    damaged = home / f"{CANARY}-damaged.dcm"
+    shutil.copy(good[0], damaged)
+    scramble(damaged)
+    (home / f"{CANARY}.zip").write_bytes(b"PK\x03\x04" + CANARY.encode())
+    write_nifti(home / f"sub-{CANARY}_T2w.nii.gz", TALL)
+    (home / f"sub-{CANARY}_T2w.json").write_text(json.dumps({"SeriesDescription": CANARY}))
+    caplog.clear()
+    capfd.readouterr()
+    said: list[str] = []
+    context = context_of(archive, said)
+    counts = ingest.run(context)
+    assert counts["scans"] == 2, counts
+    shutil.rmtree(home)
+    faults = []
+    for row in context.read("sources").to_dict("records"):
+        with pytest.raises(BadScan) as fault:
+            read_scan(row)
+        faults.append(str(fault.value))
+    files = context.read("files")
+    shown = [context.read(table).to_csv() for table in ("series", "scans")]
+    shown += [files.drop(columns="location").to_csv(), *said, *faults, json.dumps(counts)]
+    out, err = capfd.readouterr()
+    everything = "\n".join(
+        [*shown, out, err, caplog.text, json.dumps(ingest.recipe(context)["key"])]
+    )
+    assert CANARY.lower() not in everything.lower()
+    assert NUMBER not in everything
+    private = {"files", "sources"}
+    for path in (archive.parent / "workspace").rglob("*"):
+        if path.is_file() and not private & set(path.parts):
+            assert CANARY.encode() not in path.read_bytes(), path.name
+
+
+def test_every_code_that_ingest_gives_is_declared(archive: Path) -> None:
+    write_sagittal(archive / "good", TALL)
+    (archive / "note.txt").write_text("no scan")
+    context = ingested(archive)
+    codes = {*context.read("files").code, *context.read("series").code} - {""}
+    assert codes <= set(FAULTS)
+
+
+def test_keyed_ids_depend_on_the_kind_of_id() -> None:
+    keyed = Keyed(b"k" * 32)
+    ids = {keyed.person("X"), keyed.exam("X"), keyed.series("X"), keyed.scan("X"), keyed.file("X")}
+    assert len(ids) == 5
+    assert all(len(one) == 16 and int(one, 16) >= 0 for one in ids)
+    assert keyed.scan("a", "b") == keyed.scan("b", "a")
+    assert "k" * 8 not in repr(keyed)
+
+
+def test_uids_of_the_makers_are_stable() -> None:
+    assert uid("a", 1) == uid("a", 1) != uid("a", 2)
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """Some bytes of the first 3,000 flipped, cut out or put in; now and then the end cut off."""
+    changed = bytearray(data)
+    for _ in range(int(rng.choice([1, 2, 5, 30]))):
+        at = int(rng.integers(0, max(1, min(len(changed), 3000))))
+        kind = int(rng.integers(0, 3))
+        if kind == 0 and at < len(changed):
+            changed[at] = int(rng.integers(0, 256))
+        elif kind == 1:
+            del changed[at : at + int(rng.integers(1, 20))]
+        else:
+            changed[at:at] = rng.bytes(int(rng.integers(1, 12)))
+    if rng.random() < 0.1:
+        del changed[int(rng.integers(0, len(changed))) :]
+    return bytes(changed)
+
+
+def test_damaged_bytes_end_in_an_answer_never_in_a_crash(archive: Path) -> None:
+    sources = [
+        write_sagittal(archive / "plain", TALL)[0],
+        write_sagittal(archive / "rle", TALL, series="S2", compress=True)[0],
+        archive / "enhanced.dcm",
+        archive / "sub-01_T2w.nii.gz",
+    ]
+    write_enhanced(sources[2], TALL, series="S3")
+    write_nifti(sources[3], TALL)
+    rng = np.random.default_rng(2511)
+    keyed = Keyed(b"k" * 32)
+    limits = limits_of(Ingest())
+    place = archive / "damaged"
+    ends = set()
+    for i in range(400):
+        place.write_bytes(mutated(sources[i % 4].read_bytes(), rng))
+        read = read_file(
+            Seen("damaged", str(place), place.stat().st_size, ""), keyed, "StudyInstanceUID"
+        )
+        code = judge([read.header], limits).code if read.header else read.code
+        ends.add(code)
+        if read.header and read.header.kind == "dicom":
+            ends.add(_code_of_pixels(place))
+    assert ends <= {"", *FAULTS}
+    assert len(ends) > 5, "the damage is of many kinds"
+
+
+def _code_of_pixels(path: Path) -> str:
+    try:
+        read_frames(str(path))
+    except BadScan as fault:
+        return fault.code
+    return ""
