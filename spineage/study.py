@@ -120,7 +120,8 @@ class Cohort(Section):
         description="a cluster is normal when it carries at most this x the burden expected at its ages",
     )
     max_person_ratio: float = Field(
-        1.5, description="a person who carries more than this x the burden expected at that age is not normal"
+        1.5,
+        description="a person who carries more than this x the burden expected at that age is not normal",
     )
     train: float = Field(0.55, description="share of people")
     validate_: float = Field(0.10, alias="validate", description="share of people")
@@ -147,13 +148,17 @@ class Train(Section):
     region: Literal["whole", "cervical", "thoracic", "lumbar"] = Field("whole")
     loss: Literal["l1", "mse", "huber"] = Field("l1", description="L1 is what MAE measures")
     epochs: int = Field(
-        25, ge=1, description="enough for 30 phantom people (MAE 0.4 of predict-the-mean); a minute on two cores"
+        25,
+        ge=1,
+        description="takes 30 phantom people to an MAE of 0.4 of predict-the-mean, in a minute",
     )
     batch_size: int = Field(
         8, ge=2, description="of all workers together; identity, since it changes the answer"
     )
     learning_rate: float = Field(2e-3, gt=0, description="peak of the schedule; for AdamW")
-    weight_decay: float = Field(1e-3, ge=0, description="AdamW's, on convolutions and the linear layer")
+    weight_decay: float = Field(
+        1e-3, ge=0, description="AdamW's, on convolutions and the linear layer"
+    )
     fraction: float = Field(
         1.0, gt=0, le=1, description="share of training people used (ablation of data size)"
     )

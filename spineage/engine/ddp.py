@@ -82,7 +82,9 @@ class Alone:
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None = None) -> None:
         self.metrics = metrics
         if state is not None:
-            self.state = copy.deepcopy(state)  # as a file would: the loop goes on changing its tensors
+            self.state = copy.deepcopy(
+                state
+            )  # as a file would: the loop goes on changing its tensors
         self.report_to(metrics)
 
 
@@ -140,7 +142,9 @@ def fit(
     last report.
     """
     if num_workers == 0:
-        alone = Alone(report_to or (lambda metrics: None), device=torch.device("cuda" if use_gpu else "cpu"))
+        alone = Alone(
+            report_to or (lambda metrics: None), device=torch.device("cuda" if use_gpu else "cpu")
+        )
         loop(alone, config)
         assert alone.state is not None, "the loop kept no state"
         return Fitted(alone.metrics, alone.state)

@@ -1,14 +1,16 @@
-"""Many trainings beside each other: a grid where every arm runs to its end, and a search that stops the hopeless.
+"""Many trainings beside each other: a grid where every arm ends, and a search that stops the hopeless.
 
-Ray Tune underneath. A grid uses no early stopping: it would favour arms that learn fast, and with them small data.
-A search trains each trial in its own process: a trial of several workers that is stopped early would leave their
-placement groups behind when Ray runs without its dashboard, and a small cluster would wait for ever.
+Ray Tune underneath. A grid uses no early stopping: it would favour arms that learn fast, and with them
+small data. A search trains each trial in its own process: a trial of several workers that is stopped
+early would leave their placement groups behind when Ray runs without its dashboard, and a small cluster
+would wait for ever.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +29,7 @@ METRIC, TIME = "smooth_mae_years", "epoch"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one trial of a search ended: what was drawn, its last report, and whether it was stopped early."""
+    """How one trial of a search ended: what was drawn, and its last report."""
 
     parameters: dict[str, float]
     metrics: dict[str, float]
@@ -43,13 +45,18 @@ def run_grid(
     gpus_inside: float = 0.0,
     say: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Run the trial once for each configuration, as many at once as the cluster holds; nothing is stopped early.
+    """Run the trial once for each configuration, as many at once as the cluster holds.
 
-    cpus_inside, gpus_inside: what each trial's own workers will take. A trial keeps its result itself, so that a
-    run that is killed loses only what was running. An exception in a trial is raised here, after the others ended.
+    cpus_inside, gpus_inside: what each trial's own workers will take. A trial keeps its result itself, so
+    that a run that is killed loses only what was running. An exception in a trial is raised here, after
+    the others ended.
     """
     have = ray.cluster_resources()
-    at_once = [have.get(kind, 0.0) // n for kind, n in (("CPU", 1 + cpus_inside), ("GPU", gpus_inside)) if n]
+    at_once = [
+        have.get(kind, 0.0) // n
+        for kind, n in (("CPU", 1 + cpus_inside), ("GPU", gpus_inside))
+        if n
+    ]
     tuner = tune.Tuner(
         tune.with_resources(_silently(trial), {"CPU": 1}),
         param_space={"config": tune.grid_search(list(configs))},
@@ -74,11 +81,12 @@ def search(
     at_once: int | None = None,
     say: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Outcome]:
-    """Look for the parameters with the lowest `smooth_mae_years`: Optuna's TPE proposes, ASHA stops the hopeless.
+    """The parameters with the lowest `smooth_mae_years`: Optuna's TPE proposes, ASHA stops the hopeless.
 
-    space: name -> (low, high, is_logarithmic). The trial gets {**config, "parameters": {name: value}} and reports
-    `epoch` and `smooth_mae_years` after every epoch. A killed search with this name goes on (its state is a pickle
-    of our own under `storage`: nobody else may write there). With one trial at a time it is repeatable by seed.
+    space: name -> (low, high, is_logarithmic). The trial gets {**config, "parameters": {name: value}} and
+    reports `epoch` and `smooth_mae_years` after every epoch. A killed search with this name goes on (its
+    state is a pickle of our own under `storage`: nobody else may write there). With one trial at a time
+    it is repeatable by seed.
     """
     domains = {
         key: tune.loguniform(low, high) if is_log else tune.uniform(low, high)
@@ -110,7 +118,7 @@ def search(
             {key: float(result.config[key]) for key in space},
             {key: float(result.metrics[key]) for key in (TIME, METRIC)},
         )
-        for result in results
+        for result in (results[i] for i in range(len(results)))
         if result.metrics and math.isfinite(result.metrics.get(METRIC, math.nan))
     ]
 
@@ -142,6 +150,7 @@ class _Progress(tune.Callback):
 
 def _run_config(storage: str, name: str, progress: _Progress) -> tune.RunConfig:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
     return tune.RunConfig(name=name, storage_path=storage, verbose=0, callbacks=[progress])
 
 

@@ -1,20 +1,17 @@
-"""nnU-Net v2 networks as this project holds them: safetensors and JSON, never a pickle. A volume in, labels out.
+"""nnU-Net v2 networks without pickle, hang or disk: a volume in, labels out.
 
-A segmenter is a folder of four files: `weights.safetensors` (tensors named `fold_<k>/<parameter>`), nnU-Net's own
-`plans.json` and `dataset.json`, and our `manifest.json` (what they leave unsaid: orientation, label map, origin).
-nnU-Net's planner, architecture builder, preprocessor and resampling are called in memory; its predictor is not:
-it hangs in a long-lived process when a thread of its own dies, and it resamples every class through float64.
+nnU-Net's planner, architecture builder, preprocessor and resampling are called in memory; its predictor is
+not: it hangs in a long-lived process when a thread of its own dies, and resamples every class through
+float64. How a segmenter lies on disk: `segmenters.py`.
 
-Shapes: R A S voxel axes of a Volume; C channels or classes; x y z nnU-Net's axes after its own transposition.
+Shapes: R A S voxel axes of a Volume; C channels or classes; x y z nnU-Net's axes after its own
+transposition.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -32,71 +29,18 @@ from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 
 from spineage.errors import BadScan, BadStudy
+from spineage.io.segmenters import FILES, SCHEMAS, folder_of, read_manifest
 from spineage.science.geometry import Volume
-from spineage.science.labels import LEVELS, SEMANTIC
 
-FILES = ("weights.safetensors", "plans.json", "dataset.json")
-IDENTITY = ("configuration", "orientation", "schema", "labels", "domain")
-"""Manifest keys that change the answer: the digest covers them too. The rest tells where the model is from."""
-
-SCHEMAS: dict[str, dict[str, int]] = {"semantic": SEMANTIC, "levels": LEVELS}
 TILE_STEP = 0.5
 """Overlap of sliding-window tiles, nnU-Net's default."""
-
-
-def folder_of(weights: str) -> Path:
-    """'demo' is the segmenter that ships with the package; anything else is a folder of `import-segmenter`."""
-    if weights == "demo":
-        return Path(str(resources.files("spineage") / "segmenters" / "demo"))
-    return Path(weights)
-
-
-def digest_of(folder: Path, manifest: dict[str, Any]) -> str:
-    """sha256 over weights, plans, dataset and the identity part of the manifest."""
-    digest = hashlib.sha256()
-    for name in FILES:
-        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    digest.update(json.dumps({key: manifest[key] for key in IDENTITY}, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def read_manifest(weights: str) -> dict[str, Any]:
-    """The manifest of a segmenter, its digest verified.
-
-    Raises BadStudy when a file is missing, the digest is wrong, or the labels are in neither of our schemas.
-    """
-    folder = folder_of(weights)
-    what = "the demo segmenter" if weights == "demo" else f"segmenter {weights}"
-    missing = [name for name in (*FILES, "manifest.json") if not (folder / name).is_file()]
-    if missing:
-        raise BadStudy(
-            f"{what} lacks {', '.join(missing)}: give a folder written by `spineage import-segmenter`"
-        )
-    try:
-        manifest = dict(json.loads((folder / "manifest.json").read_text()))
-    except ValueError:
-        raise BadStudy(f"{what}: manifest.json is not JSON; import the model again") from None
-    lacking = sorted({*IDENTITY, "digest"} - set(manifest))
-    if lacking:
-        raise BadStudy(f"{what}: manifest.json lacks {', '.join(lacking)}; import the model again")
-    found = digest_of(folder, manifest)
-    if found != manifest["digest"]:
-        raise BadStudy(
-            f"{what}: its files have digest {found[:12]}, the manifest says {str(manifest['digest'])[:12]}; "
-            "they were changed after the import: import the model again"
-        )
-    schema = SCHEMAS.get(manifest["schema"])
-    if schema is None or not set(manifest["labels"].values()) <= set(schema):
-        raise BadStudy(
-            f"{what}: labels must be in the semantic or the levels schema; import it with a label map"
-        )
-    return manifest
 
 
 def load_segmenter(weights: str, *, device: str = "cpu", threads: int | None = None) -> Segmenter:
     """Verify, build and keep one segmenter. `threads` sets torch's CPU threads for the whole process.
 
-    Raises BadStudy as `read_manifest` does, or when the device is not there or the model is of an unsupported kind.
+    Raises BadStudy as `read_manifest` does, or when the device is not there or the model is of an
+    unsupported kind.
     """
     manifest = read_manifest(weights)
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -109,7 +53,9 @@ def load_segmenter(weights: str, *, device: str = "cpu", threads: int | None = N
     plans = PlansManager(json.loads((folder / "plans.json").read_text()))
     dataset = json.loads((folder / "dataset.json").read_text())
     refuse_unsupported(plans, dataset, manifest["configuration"])
-    networks = _networks(plans, dataset, manifest["configuration"], (folder / FILES[0]).read_bytes())
+    networks = _networks(
+        plans, dataset, manifest["configuration"], (folder / FILES[0]).read_bytes()
+    )
     return Segmenter(
         plans, dataset, manifest, [n.to(device).eval() for n in networks], torch.device(device)
     )
@@ -119,12 +65,15 @@ def refuse_unsupported(plans: PlansManager, dataset: dict[str, Any], configurati
     """Raise BadStudy, in one sentence, for kinds of nnU-Net model that are not handled."""
     if configuration not in plans.available_configurations:
         raise BadStudy(
-            f"plans.json has no configuration {configuration!r}, only {', '.join(plans.available_configurations)}"
+            f"plans.json has no configuration {configuration!r}, only "
+            f"{', '.join(plans.available_configurations)}"
         )
     chosen = plans.get_configuration(configuration)
     channels = dataset.get("channel_names", dataset.get("modality", {}))
     if chosen.previous_stage_name is not None:
-        raise BadStudy("this is the second stage of a cascade, which needs another network's output")
+        raise BadStudy(
+            "this is the second stage of a cascade, which needs another network's output"
+        )
     if len(chosen.patch_size) != 3:
         raise BadStudy("this is a 2D configuration; import a 3D configuration of the same dataset")
     if len(channels) != 1:
@@ -157,7 +106,9 @@ def _networks(
             deep_supervision=False,
         )
         if not _fill(network, folds[fold]):
-            raise BadStudy(f"the weights of {fold} do not fit the network that plans.json describes")
+            raise BadStudy(
+                f"the weights of {fold} do not fit the network that plans.json describes"
+            )
         networks.append(network)
     return networks
 
@@ -170,7 +121,9 @@ def _fill(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
         keys = network.load_state_dict(weights, strict=False)
     except RuntimeError:
         return False
-    return not keys.unexpected_keys and all(own[name].data_ptr() in filled for name in keys.missing_keys)
+    return not keys.unexpected_keys and all(
+        own[name].data_ptr() in filled for name in keys.missing_keys
+    )
 
 
 @dataclass
@@ -213,9 +166,13 @@ class Segmenter:
             nib.orientations.axcodes2ornt(tuple(self.manifest["orientation"])),
         )
         turned = nib.orientations.apply_orientation(voxels_RAS, turn)
-        spacing_mm = [volume.spacing_mm[int(np.where(turn[:, 0] == axis)[0][0])] for axis in range(3)]
+        spacing_mm = [
+            volume.spacing_mm[int(np.where(turn[:, 0] == axis)[0][0])] for axis in range(3)
+        ]
         # nnU-Net's readers hand over the axes of a file in reverse, slowest first.
-        labels = self._segment_as_read(turned.transpose(2, 1, 0), spacing_mm[::-1]).transpose(2, 1, 0)
+        labels = self._segment_as_read(turned.transpose(2, 1, 0), spacing_mm[::-1]).transpose(
+            2, 1, 0
+        )
         back = nib.orientations.ornt_transform(
             nib.orientations.axcodes2ornt(tuple(self.manifest["orientation"])),
             nib.orientations.axcodes2ornt(("R", "A", "S")),
@@ -226,7 +183,8 @@ class Segmenter:
     def _segment_as_read(
         self, image: NDArray[np.float32], spacing_mm: list[float]
     ) -> NDArray[np.uint8]:
-        """nnU-Net's road for one image: transpose, crop, normalise, resample, predict, and all the way back."""
+        """nnU-Net's road for one image: transpose, crop, normalise, resample, predict, and all the way
+        back."""
         data_Cxyz, _, properties = self._preprocessor.run_case_npy(
             image[None], None, {"spacing": spacing_mm}, self.plans, self.configuration, self.dataset
         )
@@ -242,7 +200,9 @@ class Segmenter:
                 device=self.device,
             )
         labels = np.zeros(properties["shape_before_cropping"], np.uint8)
-        box = tuple(slice(int(low), int(high)) for low, high in properties["bbox_used_for_cropping"])
+        box = tuple(
+            slice(int(low), int(high)) for low, high in properties["bbox_used_for_cropping"]
+        )
         labels[box] = logits_Cxyz.argmax(0).to(torch.uint8).cpu().numpy()
         return labels.transpose(self.plans.transpose_backward)
 
@@ -259,7 +219,8 @@ class Segmenter:
         return logits[(slice(None), *crop[1:])]
 
     def _slide(self, network: torch.nn.Module, data_Cxyz: torch.Tensor) -> torch.Tensor:
-        """nnU-Net's tiles with nnU-Net's Gaussian weights; its predictor sums in half precision, we in single."""
+        """nnU-Net's tiles with nnU-Net's Gaussian weights; its predictor sums in half precision, we in
+        single."""
         patch = tuple(int(n) for n in self.configuration.patch_size)
         starts_xyz = compute_steps_for_sliding_window(data_Cxyz.shape[1:], patch, TILE_STEP)
         if all(len(starts) == 1 for starts in starts_xyz):
@@ -272,6 +233,8 @@ class Segmenter:
         total = torch.zeros(data_Cxyz.shape[1:], device=self.device)
         for start in np.stack(np.meshgrid(*starts_xyz, indexing="ij"), -1).reshape(-1, 3):
             tile = tuple(slice(int(low), int(low) + n) for low, n in zip(start, patch, strict=True))
-            logits[(slice(None), *tile)] += network(data_Cxyz[(slice(None), *tile)][None])[0] * weight
+            logits[(slice(None), *tile)] += (
+                network(data_Cxyz[(slice(None), *tile)][None])[0] * weight
+            )
             total[tile] += weight
         return logits / total

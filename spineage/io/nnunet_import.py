@@ -1,7 +1,8 @@
 """Foreign nnU-Net v2 results become segmenters of ours, once.
 
-A checkpoint of nnU-Net is a pickle: opening it runs whatever code it holds. So it is opened only when the user says
-that its origin is trusted, and in a process of its own, which writes safetensors and JSON and ends.
+A checkpoint of nnU-Net is a pickle: opening it runs whatever code it holds. So it is opened only when the
+user says that its origin is trusted, and in a process of its own, which writes safetensors and JSON and
+ends.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import load_file, save_file
 
 from spineage.errors import BadStudy
-from spineage.io.nnunet import SCHEMAS, digest_of, load_segmenter, refuse_unsupported
+from spineage.io.nnunet import load_segmenter, refuse_unsupported
+from spineage.io.segmenters import SCHEMAS, digest_of
 
 TRAINER = "nnUNetTrainer"
 """Any other name makes nnU-Net's look-up import optional packages; the plans alone describe the network."""
@@ -37,7 +39,8 @@ def import_segmenter(
     domain: str = "human",
     origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Turn an nnU-Net result folder (dataset.json, plans.json, fold_X/checkpoint) into a segmenter; its manifest.
+    """Turn an nnU-Net result folder (dataset.json, plans.json, fold_X/checkpoint) into a segmenter; its
+    manifest.
 
     orientation: axis codes of the files it was trained on, as nibabel names them; nnU-Net never reorients.
     label_map: name in dataset.json to name in our schema; needed when they differ.
@@ -82,7 +85,9 @@ def import_segmenter(
     }
     manifest["digest"] = digest_of(out_folder, manifest)
     write_manifest(out_folder, manifest)
-    load_segmenter(str(out_folder))  # a model that cannot be loaded is refused here, not in a worker
+    load_segmenter(
+        str(out_folder)
+    )  # a model that cannot be loaded is refused here, not in a worker
     return manifest
 
 
@@ -96,8 +101,8 @@ def _check_orientation(orientation: str) -> None:
     axes = [next((axis for axis in ("LR", "PA", "IS") if code in axis), "") for code in orientation]
     if sorted(axes) != ["IS", "LR", "PA"]:
         raise BadStudy(
-            f"orientation is {orientation!r}, expected three axis codes such as RAS or PIR: those of the files "
-            "the model was trained on"
+            f"orientation is {orientation!r}, expected three axis codes such as RAS or PIR: those of "
+            "the files the model was trained on"
         )
 
 
@@ -113,13 +118,19 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _folds_with(model_folder: Path, checkpoint: str) -> tuple[str, ...]:
-    names = tuple(sorted(p.parent.name.removeprefix("fold_") for p in model_folder.glob(f"fold_*/{checkpoint}")))
+    names = tuple(
+        sorted(
+            p.parent.name.removeprefix("fold_") for p in model_folder.glob(f"fold_*/{checkpoint}")
+        )
+    )
     if not names:
         raise BadStudy(f"no fold there holds {checkpoint}; was the training finished?")
     return names
 
 
-def _labels(dataset: dict[str, Any], label_map: dict[str, str] | None) -> tuple[str, dict[str, str]]:
+def _labels(
+    dataset: dict[str, Any], label_map: dict[str, str] | None
+) -> tuple[str, dict[str, str]]:
     """(schema, {value in the network's output: our name}); every label must have a name of ours."""
     foreign = {name: value for name, value in dataset.get("labels", {}).items() if name != "ignore"}
     if any(isinstance(value, list) and len(value) > 1 for value in foreign.values()):
@@ -134,8 +145,8 @@ def _labels(dataset: dict[str, Any], label_map: dict[str, str] | None) -> tuple[
             return schema, {str(foreign[name]): ours[name] for name in foreign}
     unknown = sorted(name for name in foreign if ours[name] not in SCHEMAS["semantic"])
     raise BadStudy(
-        f"labels {', '.join(unknown[:6])} are in neither the semantic nor the levels schema: map each to one of "
-        f"{', '.join(SCHEMAS['semantic'])} with a label map (see `spineage import-segmenter --help`)"
+        f"labels {', '.join(unknown[:6])} are in neither the semantic nor the levels schema: map each to "
+        f"one of {', '.join(SCHEMAS['semantic'])} with a label map (see `spineage import-segmenter --help`)"
     )
 
 
@@ -148,7 +159,14 @@ def _convert(checkpoints: list[Path], names: tuple[str, ...], out_folder: Path) 
                 raise BadStudy(f"fold {name} has no {path.name}")
             target, facts = Path(scratch) / "weights", Path(scratch) / "facts.json"
             done = subprocess.run(
-                [sys.executable, "-m", "spineage.io.nnunet_pickle", str(path), str(target), str(facts)],
+                [
+                    sys.executable,
+                    "-m",
+                    "spineage.io.nnunet_pickle",
+                    str(path),
+                    str(target),
+                    str(facts),
+                ],
                 capture_output=True,
                 text=True,
                 timeout=600,
@@ -156,7 +174,9 @@ def _convert(checkpoints: list[Path], names: tuple[str, ...], out_folder: Path) 
             if done.returncode:
                 reason = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
                 raise BadStudy(f"the checkpoint of fold {name} cannot be read: {reason[0]}")
-            tensors.update({f"fold_{name}/{key}": value for key, value in load_file(target).items()})
+            tensors.update(
+                {f"fold_{name}/{key}": value for key, value in load_file(target).items()}
+            )
             about = json.loads(facts.read_text())
     save_file(tensors, out_folder / "weights.safetensors")
     return about

@@ -1,8 +1,9 @@
 """nnU-Net v2's own planner, preprocessor and trainer, driven from volumes in memory to a result folder.
 
-What differs from `nnUNetv2_train 3d_fullres`: a small network whose patch holds a whole spine (most of what tells one
-tissue from another is where in the spine it lies), fewer iterations with AdamW and a warm-up-free polynomial decay,
-mirroring left-right only and turning by 15 degrees at most (a spine on its head is not a spine).
+What differs from `nnUNetv2_train 3d_fullres`: a small network whose patch holds a whole spine (most of
+what tells one tissue from another is where in the spine it lies), fewer iterations with AdamW and a
+warm-up-free polynomial decay, mirroring left-right only and turning by 15 degrees at most (a spine on its
+head is not a spine).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ FEATURES = (8, 16, 32, 48, 64)
 KERNELS = ((1, 3, 3), (1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3))
 STRIDES = ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2), (2, 2, 2))
 CONVOLUTIONS = (1, 2, 2, 2, 2)
-"""Per stage of the encoder; one at full resolution, where half of the time goes. One per stage of the decoder."""
+DECODER_CONVOLUTIONS = (1, 1, 1, 2)
+"""Per stage; the encoder from full resolution down, the decoder from the coarsest up. Half of the time goes
+at full resolution."""
 
 Cases = Iterable[tuple[Volume, Volume]]
 
@@ -46,7 +49,9 @@ class SpineTrainer(nnUNetTrainer):
     epochs = 20
     iterations = 50
     rate = 3e-3
-    on_epoch: Callable[[int, int, list[float]], None] = staticmethod(lambda epoch, epochs, dice: None)
+    on_epoch: Callable[[int, int, list[float]], None] = staticmethod(
+        lambda epoch, epochs, dice: None
+    )
 
     def __init__(
         self,
@@ -99,8 +104,9 @@ def train_nnunet(
 ) -> Path:
     """Plan, preprocess and train on (image, labels) pairs; the result folder, as nnU-Net leaves it.
 
-    labels: name to value, consecutive from 0. scratch: an empty folder for nnU-Net's raw, preprocessed and results;
-    its console output goes to `scratch/log.txt`. Repeatable by seed on one machine and thread count.
+    labels: name to value, consecutive from 0. scratch: an empty folder for nnU-Net's raw, preprocessed
+    and results; its console output goes to `scratch/log.txt`. Repeatable by seed on one machine and
+    thread count.
     """
     console = sys.stdout
 
@@ -114,7 +120,10 @@ def train_nnunet(
             extract_fingerprint_dataset(DATASET_ID, num_processes=1, show_progress_bar=False)
             plan_experiment_dataset(DATASET_ID)
             preprocess_dataset(
-                DATASET_ID, configurations=("3d_fullres",), num_processes=(1,), show_progress_bar=False
+                DATASET_ID,
+                configurations=("3d_fullres",),
+                num_processes=(1,),
+                show_progress_bar=False,
             )
         plans = _with_small_configuration(scratch / "preprocessed" / DATASET, features, batch_size)
         dataset = json.loads((scratch / "raw" / DATASET / "dataset.json").read_text())
@@ -130,7 +139,11 @@ def train_nnunet(
         kind = type("SpineTrainer", (SpineTrainer,), settings)
         with _environment({"nnUNet_n_proc_DA": "0"}):  # augment in this process: repeatable
             trainer = kind(
-                {**plans, "continue_training": False}, CONFIGURATION, "all", dataset, torch.device(device)
+                {**plans, "continue_training": False},
+                CONFIGURATION,
+                "all",
+                dataset,
+                torch.device(device),
             )
             trainer.run_training()
         return Path(trainer.output_folder_base)
@@ -167,7 +180,9 @@ def _write_raw(cases: Cases, labels: dict[str, int], folder: Path) -> None:
             (image, f"imagesTr/spine_{count:04d}_0000.nii.gz", np.float32),
             (label, f"labelsTr/spine_{count:04d}.nii.gz", np.uint8),
         ):
-            nib.save(nib.Nifti1Image(volume.voxels_RAS.astype(dtype), volume.affine_RAS), folder / path)
+            nib.save(
+                nib.Nifti1Image(volume.voxels_RAS.astype(dtype), volume.affine_RAS), folder / path
+            )
     about = {
         "channel_names": {"0": "T2"},
         "labels": labels,
@@ -186,7 +201,10 @@ def _with_small_configuration(
     fingerprint = json.loads((folder / "dataset_fingerprint.json").read_text())
     forward = plans["transpose_forward"]
     full = plans["configurations"]["3d_fullres"]
-    sizes = np.array(fingerprint["shapes_after_crop"])[:, forward] * np.array(fingerprint["spacings"])[:, forward]
+    sizes = (
+        np.array(fingerprint["shapes_after_crop"])[:, forward]
+        * np.array(fingerprint["spacings"])[:, forward]
+    )
     steps = np.prod(np.array(STRIDES[: len(features)]), axis=0)
     voxels = np.percentile(sizes, 95, axis=0) / np.array(full["spacing"])
     patch = (np.ceil(np.round(voxels) / steps) * steps).astype(int).tolist()
@@ -197,7 +215,7 @@ def _with_small_configuration(
         kernel_sizes=[list(k) for k in KERNELS[: len(features)]],
         strides=[list(s) for s in STRIDES[: len(features)]],
         n_conv_per_stage=list(CONVOLUTIONS[: len(features)]),
-        n_conv_per_stage_decoder=[1] * (len(features) - 1),
+        n_conv_per_stage_decoder=list(DECODER_CONVOLUTIONS[-(len(features) - 1) :]),
     )
     plans["configurations"][CONFIGURATION] = {
         "inherits_from": "3d_fullres",

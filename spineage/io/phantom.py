@@ -9,15 +9,19 @@ from __future__ import annotations
 import csv
 import datetime
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from spineage.io.parquet import encode
@@ -63,19 +67,58 @@ def write_exam(rendered: Rendered, exam: Exam, folder: Path, recipe: PhantomReci
     return num_files
 
 
-def _slices(station: Station, number: int, exam: Exam, recipe: PhantomRecipe) -> Iterable[bytes]:
-    dataset = _series(station, number, exam, recipe)
+CHANGING = (
+    "SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "SliceLocation", "PixelData",
+)  # fmt: skip
+"""What differs between the images of a series, in the order of tags."""
+
+
+def _slices(station: Station, number: int, exam: Exam, recipe: PhantomRecipe) -> Iterator[bytes]:
+    """The files of one series. What they share is encoded once: headers are most of the work."""
+    shared = _between_changes(_series(station, number, exam, recipe))
     pixels_RSA = stored_pixels(station.image)
     for i, position in enumerate(slice_positions(station.image)):
         instance = uid(recipe, "image", exam.index, number, i)
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = instance
-        dataset.InstanceNumber = i + 1
-        dataset.ImagePositionPatient = [f"{x:.4f}" for x in position]
-        dataset.SliceLocation = f"{position[0]:.4f}"
-        dataset.PixelData = pixels_RSA[i].tobytes()
-        buffer = io.BytesIO()
-        dataset.save_as(buffer, enforce_file_format=True)
-        yield buffer.getvalue()
+        values = (
+            instance,
+            str(i + 1),
+            [f"{x:.4f}" for x in position],
+            f"{position[0]:.4f}",
+            pixels_RSA[i].tobytes(),
+        )
+        own = [_encoded(_element(k, v)) for k, v in zip(CHANGING, values, strict=True)]
+        body = b"".join(part for pair in zip(shared, [*own, b""], strict=True) for part in pair)
+        yield b"\0" * 128 + b"DICM" + _file_meta(instance) + body
+
+
+def _between_changes(dataset: Dataset) -> list[bytes]:
+    """The elements before, between and after the changing ones, encoded."""
+    tags = [Tag(keyword) for keyword in CHANGING]
+    return [_encoded(dataset[low:high]) for low, high in pairwise([Tag(0), *tags, Tag(0xFFFFFFFF)])]
+
+
+def _element(keyword: str, value: Any) -> Dataset:
+    dataset, tag = Dataset(), Tag(keyword)
+    dataset.add_new(tag, "OW" if keyword == "PixelData" else dictionary_VR(tag), value)
+    return dataset
+
+
+def _encoded(dataset: Dataset) -> bytes:
+    """Explicit VR little endian."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, dataset)
+    return bytes(buffer.getvalue())
+
+
+def _file_meta(instance: UID) -> bytes:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = MRImageStorage
+    meta.MediaStorageSOPInstanceUID = instance
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = DicomBytesIO()
+    write_file_meta_info(buffer, meta)
+    return bytes(buffer.getvalue())
 
 
 def stored_pixels(image: Volume) -> NDArray[np.uint16]:
@@ -91,12 +134,9 @@ def slice_positions(image: Volume) -> NDArray[np.float64]:
     return image.to_mm(index) * np.array([-1.0, -1.0, 1.0])
 
 
-def _series(station: Station, number: int, exam: Exam, recipe: PhantomRecipe) -> FileDataset:
+def _series(station: Station, number: int, exam: Exam, recipe: PhantomRecipe) -> Dataset:
     """Everything that all images of one series share."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = Dataset()
     for values in (
         _patient(exam),
         _study(exam, recipe),
@@ -104,14 +144,8 @@ def _series(station: Station, number: int, exam: Exam, recipe: PhantomRecipe) ->
         _acquisition(exam),
         _pixel_format(station.image),
     ):
-        dataset.update(_dataset(values))
-    return dataset
-
-
-def _dataset(values: dict[str, Any]) -> Dataset:
-    dataset = Dataset()
-    for keyword, value in values.items():
-        setattr(dataset, keyword, value)
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
     return dataset
 
 

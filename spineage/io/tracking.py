@@ -254,12 +254,12 @@ def _require_answer(uri: str) -> None:
 
 @contextmanager
 def _one_sentence(uri: str) -> Iterator[None]:
-    """What MLflow refuses becomes one sentence."""
+    """What MLflow refuses, or cannot reach, becomes one sentence."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         sentence = " ".join(str(error).split())[:300]
         raise BadStudy(f"MLflow at {_without_login(uri)} refuses: {sentence}") from None
 

@@ -4,7 +4,6 @@ the age.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,13 +13,11 @@ import pandas as pd
 
 from spineage.errors import FAULTS
 from spineage.io.page import Picture, png_uri
-from spineage.report import numbers
-from spineage.report.accuracy import scored_test
 from spineage.report.evidence import KEY, Evidence, Tables, people_shown, title_of
+from spineage.report.peers import Peers
 from spineage.report.words import counted, percent, readable, signed_years, years
-from spineage.science.calibrate import one_scan_a_person
 from spineage.science.figures.anatomy import thumbnail
-from spineage.science.frames import column_of, dicts_of, rows_of
+from spineage.science.frames import dicts_of, rows_of
 from spineage.science.labels import disc_name
 
 FLAG_WORDS = {
@@ -40,7 +37,6 @@ ROLE_WORDS = {
     "validate": "This person's prediction helped to choose the network: read the gap with care.",
     "calibrate": "This person took part in fitting the correction and the intervals: read the gap with care.",
 }
-FEWEST_FOR_BAND = 8
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,9 @@ def pages(evidence: Evidence) -> list[PersonPage]:
     by_person = dict(iter(scores.groupby("person_id")))
     faults = tables.faults.merge(tables.scans[[*KEY, "person_id"]], on=KEY)
     refused = dict(iter(faults.groupby("person_id")))
-    measures = {(row["scan_id"], row["source_digest"]): row for row in dicts_of(tables.masks)}
+    ours = tables.scans.loc[tables.scans["person_id"].isin(shown), KEY]
+    masks = dicts_of(tables.masks.merge(ours, on=KEY))
+    measures = {(row["scan_id"], row["source_digest"]): row for row in masks}
     first = (
         tables.scans.sort_values(["days_since_first", "scan_id"])
         .drop_duplicates("person_id")
@@ -142,54 +140,16 @@ def axis(tables: Tables) -> tuple[float, float]:
     )
 
 
-@dataclass(frozen=True)
-class Peers:
-    """What one person is compared with: held-out normal gaps, held-out coverage, and normal disc
-    heights.
-    """
-
-    gaps_years: np.ndarray
-    num_inside: int
-    num_tested: int
-    disc_bands_mm: Mapping[str, tuple[float, float]]
-
-    @staticmethod
-    def of(tables: Tables) -> Peers:
-        test = one_scan_a_person(scored_test(tables))
-        age = test["age_years"]
-        inside = int(
-            ((age >= test["interval_low_years"]) & (age <= test["interval_high_years"])).sum()
-        )
-        unused = one_scan_a_person(numbers.never_used(tables))
-        gaps = column_of(unused[unused["status"] == "normal"], "sag_years")
-        return Peers(gaps, inside, len(test), _disc_bands(tables))
-
-
-def _disc_bands(tables: Tables) -> dict[str, tuple[float, float]]:
-    normal = tables.scans.loc[tables.scans["status"] == "normal", KEY]
-    heights: dict[str, list[float]] = {}
-    for row in rows_of(tables.masks.merge(normal, on=KEY)):
-        for name, height in zip(row.disc_names, row.disc_height_mm, strict=True):
-            heights.setdefault(name, []).append(height)
-    bands = {}
-    for name, values in heights.items():
-        known = np.array(values)[np.isfinite(values)]
-        if len(known) >= FEWEST_FOR_BAND:
-            low, high = np.quantile(known, [0.1, 0.9])
-            bands[name] = (float(low), float(high))
-    return bands
-
-
 def _scan(
     evidence: Evidence, row: dict[str, Any], measures: dict[str, Any] | None, peers: Peers
 ) -> ScanPage:
     key = (row["scan_id"], row["source_digest"])
     age, spine_age = _known(row["age_years"]), _known(row["spine_age_years"])
     days = _known(row["days_since_first"])
-    when = "first exam" if not days else f"{days / 365.25:.1f} years after the first exam"
+    when = "date unknown" if days is None else _since_first(days)
     return ScanPage(
         scan_id=row["scan_id"],
-        when=f"{when}, {'age unknown' if age is None else f'{age:.1f} years old'}",
+        when=f"{when}, {'age unknown' if age is None else f'{age:.0f} years old'}",
         low=row["interval_low_years"],
         high=row["interval_high_years"],
         predicted=row["predicted_years"],
@@ -202,6 +162,12 @@ def _scan(
         thumbnail=_thumbnail(evidence, key),
         discs=_discs(measures, peers),
     )
+
+
+def _since_first(days: float) -> str:
+    if days < 1:
+        return "first exam"
+    return f"{days / 365.25:.1f} years after the first exam"
 
 
 def _interval_words(

@@ -15,10 +15,11 @@ from spineage.science.frames import rows_of
 def chapter(evidence: Evidence) -> Chapter:
     """Files to series to scans to scores: what came in, what went on, what stayed behind and why."""
     tables = evidence.tables
-    grid = table(
+    grid = Grid(
         "Each step's input either goes on or ends with a code; nothing is dropped in silence.",
         ("step", "in", "on", "refused", "codes"),
-        [_cells(*row) for row in road_rows(tables)],
+        tuple(_cells(*row) for row in road_rows(tables)),
+        numeric=frozenset({1, 2, 3}),
     )
     left = numbers.num_left(tables)
     blocks: list[Block] = [Text((_in_words(tables),)), grid]

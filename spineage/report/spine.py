@@ -110,14 +110,19 @@ def explain(evidence: Evidence) -> Chapter | None:
                 "Grad-CAM maps over mid-sagittal slices, linear and transformed",
             )
         )
-    blocks.append(
-        drawing(
-            occlusion(rows),
-            "What each region adds to the prediction: the prediction minus the prediction with "
-            "that region blanked. Bars are means, dots are scans. A blanked scan is unlike any "
-            "the network has seen; read the order, not the years.",
-            "Effect of blanking each region on the prediction",
-        )
+    if len(next(rows_of(rows)).regions):
+        blocks += _occlusion(rows)
+    return Chapter("explain", "Where the network looks", tuple(blocks))
+
+
+def _occlusion(rows: pd.DataFrame) -> list[Block]:
+    """What each region adds; a network of one region has no others to compare with."""
+    picture = drawing(
+        occlusion(rows),
+        "What each region adds to the prediction: the prediction minus the prediction with "
+        "that region blanked. Bars are means, dots are scans. A blanked scan is unlike any "
+        "the network has seen; read the order, not the years.",
+        "Effect of blanking each region on the prediction",
     )
     effects = np.array([list(row) for row in rows["occlusion_years"]], dtype=np.float64)
     cells = [
@@ -129,11 +134,9 @@ def explain(evidence: Evidence) -> Chapter | None:
         )
         for name, column in zip(next(rows_of(rows)).regions, effects.T, strict=True)
     ]
-    blocks.append(
-        table(
-            f"The same in numbers, years, {counted(len(rows), 'scan')}.",
-            ("region", "mean", "least", "most"),
-            cells,
-        )
+    grid = table(
+        f"The same in numbers, years, {counted(len(rows), 'scan')}.",
+        ("region", "mean", "least", "most"),
+        cells,
     )
-    return Chapter("explain", "Where the network looks", tuple(blocks))
+    return [picture, grid]

@@ -42,7 +42,8 @@ class Canal:
     high_mm: float
 
     def locate(self, points_mm: Points) -> tuple[Points, Points, Points]:
-        """(along, forward, side) of points [N, 3]: mm along the canal from its caudal end, in front of it, to the right."""
+        """(along, forward, side) of points [N, 3]: mm along the canal from its caudal end, in front of
+        it, to the right."""
         _, nearest = cKDTree(self.points_mm).query(points_mm)
         offset = points_mm - self.points_mm[nearest]
         along = nearest * STEP_MM + np.einsum("ij,ij->i", offset, self.up[nearest])
@@ -69,7 +70,8 @@ def find_canal(semantic: Volume) -> Canal:
     if len(seen) * semantic.spacing_mm[2] < MIN_LENGTH_MM:
         raise BadScan(
             "implausible_mask",
-            f"the canal is {len(seen) * semantic.spacing_mm[2]:.0f} mm long, expected {MIN_LENGTH_MM:.0f} mm or more",
+            f"the canal is {len(seen) * semantic.spacing_mm[2]:.0f} mm long, expected "
+            f"{MIN_LENGTH_MM:.0f} mm or more",
         )
     r = inside.sum(1).T @ np.arange(inside.shape[0])
     a = inside.sum(0).T @ np.arange(inside.shape[1])
@@ -80,6 +82,17 @@ def find_canal(semantic: Volume) -> Canal:
 def voxel_mm3(volume: Volume) -> float:
     """Volume of one voxel."""
     return float(np.prod(volume.spacing_mm))
+
+
+def to_mm(volume: Volume, index: NDArray[np.integer]) -> Points:
+    """Voxel indices [N, 3] to millimetres [N, 3]."""
+    points: Points = volume.to_mm(index.astype(np.float64))
+    return points
+
+
+def where_mm(volume: Volume, inside_RAS: NDArray[np.bool_]) -> Points:
+    """The places [N, 3] of the voxels of a mask."""
+    return to_mm(volume, np.argwhere(inside_RAS))
 
 
 def without_crumbs(mask_RAS: NDArray[np.bool_], *, share: float) -> NDArray[np.bool_]:

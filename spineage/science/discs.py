@@ -5,6 +5,7 @@ Letters: R A S voxel axes; N voxels; 3 coordinates.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +13,23 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from spineage.errors import BadScan
-from spineage.science.canal import Canal, Points, voxel_mm3
+from spineage.science.canal import Canal, Points, to_mm, voxel_mm3
 from spineage.science.geometry import Volume
 from spineage.science.labels import SEMANTIC
 
-MIN_DISC_MM3 = 120.0
-"""The smallest cervical disc has 500 mm3; fragments below this are joined to a neighbour or dropped."""
 MIN_PIECE_MM3 = 40.0
+MIN_DISC_MM3 = 120.0
+"""The smallest cervical disc has 500 mm3; a disc this small is a remnant."""
+MIN_SHARE = 0.3
+"""Less than this share of the discs around it is no disc: a bright line in a body, the foot of the dens."""
 FORWARD_MM = (4.0, 55.0)
 """A disc's centre in front of the canal's centre line: 12 mm at C2/3, 30 mm in a big lumbar spine."""
 MAX_SIDE_MM = 25.0
 MAX_TILT = float(np.cos(np.radians(35)))
+JOIN_PITCHES = 0.45
+"""Pieces nearer than this (in distances between neighbouring discs) are of one disc."""
+SPLIT_PITCHES = 1.15
+"""A piece that spreads further along the canal is two discs that touch."""
 
 
 @dataclass(frozen=True)
@@ -60,62 +67,138 @@ class Disc:
         )
 
 
-def find_discs(semantic: Volume, canal: Canal, sacrum_mm: Points) -> list[Disc]:
-    """All discs, from the sacrum up. Pieces of one disc are joined; what lies beside, behind or within the
-    sacrum is dropped.
+@dataclass(frozen=True)
+class Piece:
+    """Connected voxels of disc tissue. along_mm: of each voxel; mm3: their volume."""
 
-    Raises BadScan `implausible_mask` when most disc tissue lies behind the canal, and `levels_unknown` when fewer
-    than five discs are left.
+    voxels: NDArray[np.int64]
+    along_mm: Points
+    mm3: float
+
+    @property
+    def place_mm(self) -> float:
+        """Where its middle lies along the canal."""
+        return float(self.along_mm.mean())
+
+    @property
+    def spread_mm(self) -> float:
+        """Length of the slab that spreads as much along the canal."""
+        return float(np.sqrt(12 * self.along_mm.var()))
+
+    def part(self, keep: NDArray[np.bool_]) -> Piece:
+        """Some of its voxels."""
+        return Piece(self.voxels[keep], self.along_mm[keep], self.mm3 * float(keep.mean()))
+
+    def plus(self, other: Piece) -> Piece:
+        """Both together."""
+        return Piece(
+            np.concatenate([self.voxels, other.voxels]),
+            np.concatenate([self.along_mm, other.along_mm]),
+            self.mm3 + other.mm3,
+        )
+
+
+def find_discs(semantic: Volume, canal: Canal, sacrum_mm: Points) -> list[Disc]:
+    """All discs, from the sacrum up. Discs that touch are parted, pieces of one are joined; what is too
+    small beside its neighbours, or lies beside, behind or within the sacrum, is dropped.
+
+    Raises BadScan `implausible_mask` when most disc tissue lies behind the canal, and `levels_unknown`
+    when fewer than five discs are left.
     """
+    pieces = _pieces(semantic, canal, sacrum_mm)
+    if len(pieces) >= 5:
+        pieces = _dropped(_joined(_parted(pieces)))
+    if len(pieces) < 5:
+        raise BadScan("levels_unknown", f"{len(pieces)} discs were found, expected 22 to 24")
+    return [disc_from(semantic, canal, piece.voxels) for piece in pieces]
+
+
+def _pieces(semantic: Volume, canal: Canal, sacrum_mm: Points) -> list[Piece]:
+    """Components of disc tissue in front of the canal and above the sacrum, in order along the canal."""
     labels, count = ndimage.label(semantic.voxels_RAS == SEMANTIC["disc"], np.ones((3, 3, 3)))
     voxels = np.argwhere(labels)
-    component = labels[tuple(voxels.T)]
-    along, forward, side = canal.locate(semantic.to_mm(voxels))
+    along, forward, side = canal.locate(to_mm(semantic, voxels))
     if len(voxels) and np.mean(forward < 0) > 0.3:
-        raise BadScan("implausible_mask", "most discs lie behind the canal: back to front, or labels are mixed up")
-    sizes = np.bincount(component, minlength=count + 1)
-
-    def mean(values: Points) -> Points:
-        return np.bincount(component, values, count + 1) / np.maximum(sizes, 1)
-
+        raise BadScan(
+            "implausible_mask",
+            "most discs lie behind the canal: back to front, or labels are mixed up",
+        )
     sacrum_along, sacrum_forward, _ = canal.locate(sacrum_mm)
-    sacrum_top = float(np.percentile(sacrum_along[sacrum_forward > 0], 70)) if (sacrum_forward > 0).any() else 0.0
-    is_disc = (
-        (sizes * voxel_mm3(semantic) >= MIN_PIECE_MM3)
-        & (mean(forward) > FORWARD_MM[0])
-        & (mean(forward) < FORWARD_MM[1])
-        & (np.abs(mean(side)) < MAX_SIDE_MM)
-        & (mean(along) > sacrum_top)
-    )
-    is_disc[0] = False
-    places = mean(along)
-    order = [int(c) for c in np.argsort(places) if is_disc[c]]
-    groups = _joined(order, places, sizes * voxel_mm3(semantic))
-    if len(groups) < 5:
-        raise BadScan("levels_unknown", f"{len(groups)} discs were found, expected 22 to 24")
-    return [disc_from(semantic, canal, voxels[np.isin(component, g)]) for g in groups]
+    front = sacrum_along[sacrum_forward > 0]
+    sacrum_top = float(np.percentile(front, 70)) if len(front) else 0.0
+    component = labels[tuple(voxels.T)]
+    order = np.argsort(component, kind="stable")
+    ends = np.cumsum(np.bincount(component, minlength=count + 1))
+    pieces = []
+    for start, end in itertools.pairwise(ends):
+        those = order[start:end]
+        piece = Piece(voxels[those], along[those], len(those) * voxel_mm3(semantic))
+        is_disc = (
+            piece.mm3 >= MIN_PIECE_MM3
+            and FORWARD_MM[0] < forward[those].mean() < FORWARD_MM[1]
+            and abs(side[those].mean()) < MAX_SIDE_MM
+            and piece.place_mm > sacrum_top
+        )
+        if is_disc:
+            pieces.append(piece)
+    return sorted(pieces, key=lambda piece: piece.place_mm)
 
 
-def _joined(order: list[int], places: Points, volumes_mm3: Points) -> list[list[int]]:
-    """Components that are pieces of one disc, together: nearer than half of what parts whole discs there."""
-    whole = [c for c in order if volumes_mm3[c] >= MIN_DISC_MM3]
-    if len(whole) < 3:
-        return [[c] for c in whole]
-    gaps = np.diff(places[whole])
-    groups: list[list[int]] = []
-    for c in order:
-        near = np.argsort(np.abs(places[whole] - places[c]))[:6]
-        pitch_mm = float(np.median(gaps[np.clip(near, 0, len(gaps) - 1)]))
-        if groups and places[c] - places[groups[-1][-1]] < 0.45 * pitch_mm:
-            groups[-1].append(c)
+def _pitch_mm(pieces: list[Piece], at_mm: float) -> float:
+    """The usual distance between neighbouring discs around a place: the median of the six nearest."""
+    places = np.array([p.place_mm for p in pieces if p.mm3 >= MIN_DISC_MM3])
+    if len(places) < 3:
+        return 0.0
+    middles = (places[1:] + places[:-1]) / 2
+    nearest = np.argsort(np.abs(middles - at_mm))[:6]
+    return float(np.median(np.diff(places)[nearest]))
+
+
+def _parted(pieces: list[Piece]) -> list[Piece]:
+    """Pieces that are two discs grown together (by an osteophyte, by a blur) are cut between them."""
+    parted = []
+    for piece in pieces:
+        pitch_mm = _pitch_mm(pieces, piece.place_mm)
+        if not 0 < SPLIT_PITCHES * pitch_mm < piece.spread_mm:
+            parted.append(piece)
+            continue
+        cut_mm = piece.place_mm
+        for _ in range(10):  # two means in one dimension
+            above = piece.along_mm > cut_mm
+            cut_mm = float((piece.along_mm[above].mean() + piece.along_mm[~above].mean()) / 2)
+        above = piece.along_mm > cut_mm
+        parted += [piece.part(~above), piece.part(above)]
+    return parted
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Pieces of one disc together."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        reach_mm = JOIN_PITCHES * _pitch_mm(pieces, piece.place_mm)
+        if joined and piece.place_mm - joined[-1].place_mm < reach_mm:
+            joined[-1] = joined[-1].plus(piece)
         else:
-            groups.append([c])
-    return [g for g in groups if volumes_mm3[g].sum() >= MIN_DISC_MM3]
+            joined.append(piece)
+    return joined
+
+
+def _dropped(pieces: list[Piece]) -> list[Piece]:
+    """Without what is too small to be a disc among these neighbours. A true disc lost here leaves a gap that
+    the counting notices."""
+    mm3 = np.array([piece.mm3 for piece in pieces])
+    kept = []
+    for i, piece in enumerate(pieces):
+        around = np.delete(mm3, i)[max(0, i - 2) : i + 2]
+        if piece.mm3 >= max(MIN_DISC_MM3, MIN_SHARE * float(np.median(around))):
+            kept.append(piece)
+    return kept
 
 
 def disc_from(volume: Volume, canal: Canal, voxels: NDArray[np.int64]) -> Disc:
-    """Centre and tilt of a set of voxels; the tilt follows the voxels unless they are too few or too odd."""
-    points = volume.to_mm(voxels)
+    """Centre and tilt of a set of voxels; the tilt follows the voxels unless they are too few or too
+    odd."""
+    points = to_mm(volume, voxels)
     centre = points.mean(0)
     along, _, side = canal.locate(centre[None])
     axis = canal.up_at(float(along[0]))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spineage.errors import BadScan
-from spineage.science.canal import Points, voxel_mm3
+from spineage.science.canal import Points, to_mm, voxel_mm3
 from spineage.science.geometry import Volume
 from spineage.science.labels import LEVELS
 from spineage.science.levels import Levels
@@ -25,7 +25,8 @@ CANAL_SIDE_MM = 4.5
 
 @dataclass(frozen=True)
 class Morphometry:
-    """One value for each vertebra (cranial to caudal) and for each disc seen; NaN where a thing has no such measure."""
+    """One value for each vertebra (cranial to caudal) and for each disc seen; NaN where a thing has no
+    such measure."""
 
     level_names: list[str]
     level_height_mm: list[float]
@@ -39,29 +40,33 @@ class Morphometry:
 def measure(image: Volume, levels: Levels) -> Morphometry:
     """Heights, volumes, disc signal and canal depth of a named spine.
 
-    A height is that of the slab whose voxels spread as much along the structure's own axis: it uses every voxel, a
-    tilted disc is not a thick one, and steps of a voxel average out. C1 has no body and no height. Disc signal is the disc's median over the CSF's: it needs no scanner calibration.
-    Raises BadScan `implausible_mask` when there is too little CSF, or it has no signal.
+    A height is that of the slab whose voxels spread as much along the structure's own axis: it uses every
+    voxel, a tilted disc is not a thick one, and steps of a voxel average out. C1 has no body and no
+    height. Disc signal is the disc's median over the CSF's: it needs no scanner calibration. Raises
+    BadScan `implausible_mask` when there is too little CSF, or it has no signal.
     """
     labels_RAS = levels.volume.voxels_RAS
     csf = image.voxels_RAS[labels_RAS == LEVELS["canal"]]
     if len(csf) < MIN_CSF_VOXELS or not np.median(csf) > 0:
         raise BadScan(
-            "implausible_mask", f"{len(csf)} voxels of CSF; signals are relative to it, expected {MIN_CSF_VOXELS} or more"
+            "implausible_mask",
+            f"{len(csf)} voxels of CSF; signals are relative to it, expected {MIN_CSF_VOXELS} or more",
         )
     voxels = _by_label(labels_RAS)
     heights, volumes = [], []
     ups = _body_axes(levels)
     for name in levels.names:
-        points = levels.volume.to_mm(voxels[LEVELS[name]])
+        points = to_mm(levels.volume, voxels[LEVELS[name]])
         volumes.append(len(points) * voxel_mm3(levels.volume))
         heights.append(np.nan if name == "C1" else _body_height(points, ups[name], levels))
-    canal_mm = levels.volume.to_mm(np.concatenate([voxels[LEVELS["canal"]], voxels[LEVELS["cord"]]]))
+    canal_mm = to_mm(
+        levels.volume, np.concatenate([voxels[LEVELS["canal"]], voxels[LEVELS["cord"]]])
+    )
     canal_place = levels.canal.locate(canal_mm)
     disc_heights, signals, diameters = [], [], []
     for name, disc in levels.discs:
         index = voxels[LEVELS[f"disc_below_{name}"]]
-        disc_heights.append(_height(levels.volume.to_mm(index), disc.up, levels.volume))
+        disc_heights.append(_height(to_mm(levels.volume, index), disc.up, levels.volume))
         signals.append(float(np.median(image.voxels_RAS[tuple(index.T)]) / np.median(csf)))
         diameters.append(_canal_depth(canal_place, disc.along_mm, levels.volume))
     return Morphometry(
@@ -77,7 +82,7 @@ def measure(image: Volume, levels: Levels) -> Morphometry:
 
 def _by_label(labels_RAS: NDArray[np.generic]) -> dict[int, NDArray[np.int64]]:
     """Voxel indices [N, 3] of every label, in one pass."""
-    index = np.argwhere(labels_RAS > 0)
+    index = np.argwhere(labels_RAS)
     label = labels_RAS[tuple(index.T)].astype(int)
     order = np.argsort(label, kind="stable")
     starts = np.searchsorted(label[order], np.arange(257))
@@ -85,7 +90,8 @@ def _by_label(labels_RAS: NDArray[np.generic]) -> dict[int, NDArray[np.int64]]:
 
 
 def _body_axes(levels: Levels) -> dict[str, Points]:
-    """For each vertebra the unit vector from its lower to its upper disc's plane: their mean; zero without both."""
+    """For each vertebra the unit vector from its lower to its upper disc's plane: their mean; zero
+    without both."""
     tilt = {name: disc.up for name, disc in levels.discs}
     axes = {}
     for above, name in zip((None, *levels.names), levels.names, strict=False):
@@ -110,12 +116,15 @@ def _height(points: Points, up: Points, volume: Volume) -> float:
 
 
 def _canal_depth(place: tuple[Points, Points, Points], along_mm: float, volume: Volume) -> float:
-    """Mean front-to-back extent of canal and cord near the midline at one place along it; NaN when not seen."""
-    along, forward, side = place
+    """Mean front-to-back extent of canal and cord near the midline at one place along it; NaN when not
+    seen."""
+    along, _forward, side = place
     here = np.abs(along - along_mm) < CANAL_WINDOW_MM
     if here.sum() < 5:
         return float("nan")
-    middle = here & (np.abs(side - np.median(side[here])) < max(CANAL_SIDE_MM, volume.spacing_mm[0] / 2))
+    middle = here & (
+        np.abs(side - np.median(side[here])) < max(CANAL_SIDE_MM, volume.spacing_mm[0] / 2)
+    )
     slab_mm2 = 2 * CANAL_WINDOW_MM * _width(side[middle], volume.spacing_mm[0])
     return float(middle.sum() * voxel_mm3(volume) / slab_mm2)
 

@@ -1,14 +1,17 @@
-"""A network that already names its vertebrae: check that the names make a spine before anyone believes them.
+"""A network that already names its vertebrae: check that the names make a spine before anyone believes
+them.
 
 Letters: R A S voxel axes.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from spineage.errors import BadScan
-from spineage.science.canal import find_canal, voxel_mm3
+from spineage.science.canal import Points, find_canal, voxel_mm3, where_mm
 from spineage.science.discs import MIN_DISC_MM3, Disc, disc_from
 from spineage.science.geometry import Volume
 from spineage.science.labels import LEVELS, SEMANTIC, VERTEBRAE
@@ -45,9 +48,11 @@ def levels_from_named(named: Volume, *, min_levels: int = 22, max_levels: int = 
     place = {
         name: float(np.median(canal.locate(_points(named, LEVELS[name]))[0])) for name in chain
     }
-    for upper, lower in zip(chain, chain[1:], strict=False):
+    for upper, lower in itertools.pairwise(chain):
         if place[upper] <= place[lower]:
-            raise BadScan("levels_unknown", f"{upper} lies below {lower}; vertebrae are named out of order")
+            raise BadScan(
+                "levels_unknown", f"{upper} lies below {lower}; vertebrae are named out of order"
+            )
     discs: list[tuple[str, Disc]] = []
     for name in VERTEBRAE[1:]:
         value = LEVELS[f"disc_below_{name}"]
@@ -61,21 +66,25 @@ def levels_from_named(named: Volume, *, min_levels: int = 22, max_levels: int = 
     return Levels(named, tuple(found), tuple(discs), _numbering(chain), num_inferred, canal)
 
 
-def _points(named: Volume, value: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return named.to_mm(np.argwhere(named.voxels_RAS == value))
+def _points(named: Volume, value: int) -> Points:
+    return where_mm(named, named.voxels_RAS == value)
 
 
 def _check_chain(chain: list[str]) -> None:
-    """C2 on top, then every vertebra once; only the last of the chest and of the loin may be more or less."""
+    """C2 on top, then every vertebra once; only the last of the chest and of the loin may be more or
+    less."""
     if not chain or chain[0] != "C2":
         raise BadScan(
-            "incomplete_spine", f"the top vertebra is {chain[0] if chain else 'not shown'}, expected C2"
+            "incomplete_spine",
+            f"the top vertebra is {chain[0] if chain else 'not shown'}, expected C2",
         )
     expected = [n for n in VERTEBRAE if n != "C1" and not (n == "T13" and "T13" not in chain)]
     last = expected.index(chain[-1])
     missing = [n for n in expected[: last + 1] if n not in chain]
     if missing:
-        raise BadScan("levels_unknown", f"{', '.join(missing[:4])} not found between C2 and {chain[-1]}")
+        raise BadScan(
+            "levels_unknown", f"{', '.join(missing[:4])} not found between C2 and {chain[-1]}"
+        )
     if chain[-1] not in ("L4", "L5", "L6"):
         raise BadScan("levels_unknown", f"the last vertebra above the sacrum is named {chain[-1]}")
 

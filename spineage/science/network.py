@@ -59,8 +59,12 @@ class SpineAgeNet(nn.Module):
         Over the cells that hold some of it, that is: averaged over the whole grid, features would tell the
         spine's size, and those of a small region would drown in empty cells.
         """
-        deep_BCRAS: Tensor = self.blocks(scan_BCRAS.contiguous(memory_format=torch.channels_last_3d))
-        spine_BCRAS = nn.functional.adaptive_max_pool3d((scan_BCRAS != 0).float(), deep_BCRAS.shape[2:])
+        deep_BCRAS: Tensor = self.blocks(
+            scan_BCRAS.contiguous(memory_format=torch.channels_last_3d)
+        )
+        spine_BCRAS = nn.functional.adaptive_max_pool3d(
+            (scan_BCRAS != 0).float(), deep_BCRAS.shape[2:]
+        )
         num_cells_BC = spine_BCRAS.sum(dim=(2, 3, 4)).clamp_min(1)
         return (deep_BCRAS * spine_BCRAS).sum(dim=(2, 3, 4)) / num_cells_BC
 

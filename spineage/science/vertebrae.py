@@ -1,10 +1,12 @@
-"""Which vertebra a voxel of bone belongs to: bodies by the planes of the discs, arches by what they hang on.
+"""Which vertebra a voxel of bone belongs to: bodies by the planes of the discs, arches by what they hang
+on.
 
 Letters: R A S voxel axes; N voxels.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
 
-from spineage.science.canal import Canal, Points, voxel_mm3
+from spineage.science.canal import Canal, Points, to_mm, voxel_mm3
 from spineage.science.discs import Disc
 from spineage.science.geometry import Volume
 from spineage.science.labels import SEMANTIC
@@ -20,8 +22,10 @@ from spineage.science.labels import SEMANTIC
 BODY_FORWARD_MM = 6.0
 """Bone this far in front of the canal's centre line is body; behind it pedicles and arches begin."""
 MIN_CRUMB_MM3 = 100.0
-C1_PITCHES = 1.3
-"""C1 surrounds the dens from this many cervical pitches above the disc C2/3."""
+C1_PITCHES = 1.15
+"""C1 surrounds the dens from this many cervical pitches above the disc C2/3, measured from its plane."""
+ATLAS_ARCH_PITCHES, AXIS_ARCH_PITCHES = 1.3, (0.6, 1.1)
+"""Behind the canal: C1's arch above, C2's arch between these, measured along the canal."""
 DENS_MM = 6.5
 """Half the thickness of the dens; bone around it at that height is C1."""
 HALF_SHELL = [d for d in np.ndindex(3, 3, 3) if d > (1, 1, 1)]
@@ -31,17 +35,17 @@ HALF_SHELL = [d for d in np.ndindex(3, 3, 3) if d > (1, 1, 1)]
 def split_vertebrae(semantic: Volume, canal: Canal, discs: Sequence[Disc]) -> NDArray[np.uint8]:
     """[R, A, S]: 1 for C1, 2 for C2 ... along the discs given from cranial to caudal; 0 elsewhere.
 
-    Bodies are cut by the planes of the discs. An arch slopes far below its body, so it is not cut but grown:
-    each voxel behind the bodies takes the vertebra that it reaches first through bone.
+    Bodies are cut by the planes of the discs. An arch slopes far below its body, so it is not cut but
+    grown: each voxel behind the bodies takes the vertebra that it reaches first through bone.
     """
     bone_RAS = _without_crumbs(semantic)
     voxels = np.argwhere(bone_RAS)
-    points = semantic.to_mm(voxels)
+    points = to_mm(semantic, voxels)
     along, forward, _ = canal.locate(points)
     place = _place_between(points, along, discs)
     is_body, is_low = forward > BODY_FORWARD_MM, place == len(discs) + 2
-    is_c1 = _is_c1(points, along, forward, place, discs)
-    seed = np.where(is_c1, 1, np.where(is_body & ~is_low, place, 0))
+    seed = np.where(is_body & ~is_low, place, 0)
+    _seed_atlas_and_axis(seed, points, along, forward, place, discs)
     taken = _grown(voxels, seed, bone_RAS.shape, semantic.spacing_mm)
     if (taken == 0).any() and (taken > 0).any():
         taken = _nearest(points, voxels, taken, bone_RAS.shape)
@@ -59,7 +63,8 @@ def _without_crumbs(semantic: Volume) -> NDArray[np.bool_]:
 
 
 def _place_between(points: Points, along: Points, discs: Sequence[Disc]) -> NDArray[np.int64]:
-    """Place of each point: 2 above the first disc, 3 below it, ... by the plane of the disc nearest along."""
+    """Place of each point: 2 above the first disc, 3 below it, ... by the plane of the disc nearest
+    along."""
     places = np.array([disc.along_mm for disc in discs])
     nearest = np.abs(along[:, None] - places[None]).argmin(1)
     centres = np.stack([disc.centre_mm for disc in discs])
@@ -68,29 +73,49 @@ def _place_between(points: Points, along: Points, discs: Sequence[Disc]) -> NDAr
     return nearest + 2 + (height < 0)
 
 
-def _is_c1(
-    points: Points, along: Points, forward: Points, place: NDArray[np.int64], discs: Sequence[Disc]
-) -> NDArray[np.bool_]:
-    """Bone that stands around the dens: above C2's body, off the line from its middle to the tip of the dens."""
+def _seed_atlas_and_axis(
+    seed: NDArray[np.int64],
+    points: Points,
+    along: Points,
+    forward: Points,
+    place: NDArray[np.int64],
+    discs: Sequence[Disc],
+) -> None:
+    """Tell C1 from C2 in the seeds: no disc parts them. C1 is what stands around the dens, off the line
+    from C2's middle to the tip of the dens; behind the canal the upper arch is C1's."""
     top = discs[0]
-    steps = [np.linalg.norm(a.centre_mm - b.centre_mm) for a, b in zip(discs[:3], discs[1:4], strict=True)]
-    pitch_mm = float(np.mean(steps))
-    above = (place == 2) & (along > top.along_mm + C1_PITCHES * pitch_mm)
+    steps_mm = [_apart_mm(a, b) for a, b in itertools.pairwise(discs[:4])]
+    pitch_mm = float(np.mean(steps_mm))
+    height = (points - top.centre_mm) @ top.up
+    is_front, is_top = forward > -BODY_FORWARD_MM, place == 2
+    above = is_top & is_front & (height > C1_PITCHES * pitch_mm)
     dens = np.flatnonzero(above & (forward > 0))
     if len(dens) < 10:
-        return np.zeros(len(points), bool)
-    tip_mm = points[dens[np.argsort(along[dens])[-max(4, len(dens) // 20) :]]].mean(0)
+        return
+    tip_mm = points[dens[np.argsort(height[dens])[-max(4, len(dens) // 20) :]]].mean(0)
     foot_mm = top.centre_mm + top.up * 0.6 * pitch_mm
     axis = (tip_mm - foot_mm) / np.linalg.norm(tip_mm - foot_mm)
     offset = points - foot_mm
     off_axis = np.linalg.norm(offset - np.outer(offset @ axis, axis), axis=1)
-    return above & (off_axis > DENS_MM)
+    seed[above & (off_axis > DENS_MM)] = 1
+    behind = (along - top.along_mm) / pitch_mm
+    seed[is_top & ~is_front & (behind > ATLAS_ARCH_PITCHES)] = 1
+    low, high = AXIS_ARCH_PITCHES
+    seed[is_top & ~is_front & (behind > low) & (behind < high)] = 2
+
+
+def _apart_mm(one: Disc, other: Disc) -> float:
+    return float(np.linalg.norm(one.centre_mm - other.centre_mm))
 
 
 def _grown(
-    voxels: NDArray[np.int64], seed: NDArray[np.int64], shape: tuple[int, ...], spacing_mm: tuple[float, ...]
+    voxels: NDArray[np.int64],
+    seed: NDArray[np.int64],
+    shape: tuple[int, ...],
+    spacing_mm: tuple[float, ...],
 ) -> NDArray[np.int64]:
-    """Each voxel's seed, or that of the seeded voxel nearest through bone (mm); 0 where none can be reached."""
+    """Each voxel's seed, or that of the seeded voxel nearest through bone (mm); 0 where none can be
+    reached."""
     number = np.full(np.array(shape) + 2, -1, np.int64)
     number[tuple((voxels + 1).T)] = np.arange(len(voxels))
     here, there, length = [], [], []

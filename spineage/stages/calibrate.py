@@ -140,12 +140,18 @@ def _familiarity(context: Context, told: dict[str, Any]) -> Familiarity:
     )
 
 
+def note_of(context: Context) -> str:
+    """Where it is noted that the bundle is in this study's registry."""
+    uri = tracking_uri(context.study.cluster.mlflow, context.store)
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    return f"{context.folder('calibrate')}/registered/{name}.json"
+
+
 def _register(context: Context) -> None:
     """Into the registry this study names, unless this bundle is known to be there already."""
-    folder = context.folder("calibrate")
-    uri = tracking_uri(context.study.cluster.mlflow, context.store)
-    mark = f"{folder}/registered/{hashlib.sha256(uri.encode()).hexdigest()[:16]}.json"
-    if context.store.exists(mark):
+    folder, note = context.folder("calibrate"), note_of(context)
+    has_registry = bool(context.study.cluster.mlflow) or context.store.exists("mlflow.db")
+    if has_registry and context.store.exists(note):
         return
     files = {name: context.asset("calibrate", f"bundle/{name}") for name in BUNDLE_FILES}
     metrics = context.asset("calibrate", "metrics.json")
@@ -157,7 +163,7 @@ def _register(context: Context) -> None:
     tracking.log_files(run, {"metrics.json": metrics})
     version = tracking.register(run, files, digest_of_files(files))
     tracking.close_run(run)
-    context.store.write(mark, json.dumps({"version": version}).encode())
+    context.store.write(note, json.dumps({"version": version}).encode())
     context.say(f"  the bundle is version {version} of spine-age, the champion")
 
 

@@ -55,7 +55,7 @@ def run(context: Context) -> dict[str, int]:
         context.say(f"  {group['share']:.0%} {group['name']}: {verdict}")
     if audit["num_not_normal_by_person"]:
         context.say(
-            f"  {audit['num_not_normal_by_person']} people of normal groups carry more than their age explains"
+            f"  {audit['num_not_normal_by_person']} people of normal groups carry more than age explains"
         )
     return {
         "people": audit["population"]["num_people"],

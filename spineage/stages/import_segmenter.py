@@ -19,7 +19,8 @@ def convert(
     folds: str | None = None,
     domain: str = "human",
 ) -> str:
-    """Import a model; the sentence that says what came of it. `label_map`: a JSON file {name in dataset.json: our name}; `folds`: "0,1".
+    """Import a model; the sentence that says what came of it. `label_map`: a JSON file {name in
+    dataset.json: our name}; `folds`: "0,1".
 
     Raises BadStudy in one sentence for everything that does not fit.
     """
@@ -34,7 +35,8 @@ def convert(
         domain=domain,
     )
     return (
-        f"{out_folder}: {manifest['configuration']} of {len(manifest['folds'])} folds, {manifest['schema']} labels, "
+        f"{out_folder}: {manifest['configuration']} of {len(manifest['folds'])} folds, "
+        f"{manifest['schema']} labels, "
         f"orientation {manifest['orientation']}, digest {manifest['digest'][:12]}; "
         f"set segment.weights to this folder"
     )

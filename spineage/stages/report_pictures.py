@@ -19,6 +19,7 @@ from spineage.io.assemble import read_scan
 from spineage.io.parts import PartReader, find_parts
 from spineage.io.volumes import mask_from_row, tensor_from_row, unpack
 from spineage.report.evidence import KEY, Key, Pictures, Tables, people_shown, title_of
+from spineage.report.words import signed_years
 from spineage.science.figures.anatomy import (
     SagittalSlice,
     box_of_spine,
@@ -46,7 +47,7 @@ def draw_pictures(context: Context, tables: Tables) -> Pictures:
     shown = tables.scans[tables.scans["person_id"].isin(people)]
     wanted = {*shown["scan_id"], *tables.explanations["scan_id"], *chosen["scan_id"]}
     maps = {row["scan_id"]: row for row in dicts_of(tables.explanations)}
-    titles = {row.scan_id: title_of(row) for row in rows_of(tables.scans)}
+    titles = {row.scan_id: _with_gap(row) for row in rows_of(tables.scores)}
     slices: dict[Key, SagittalSlice] = {}
     gradcam = []
     for row in _tensors(context, wanted):
@@ -57,7 +58,7 @@ def draw_pictures(context: Context, tables: Tables) -> Pictures:
         slices[row["scan_id"], row["source_digest"]] = picture
         if row["scan_id"] in maps:
             cam_YX = _map_on(whole, maps[row["scan_id"]], levels_RAS)[box]
-            gradcam.append((titles[row["scan_id"]], picture, cam_YX))
+            gradcam.append((titles.get(row["scan_id"], ""), picture, cam_YX))
     drawn = [(title_of(row), _whole(context, row)) for row in rows_of(chosen)]
     anatomy = [(title, picture) for title, picture in drawn if picture is not None]
     return Pictures(
@@ -66,6 +67,11 @@ def draw_pictures(context: Context, tables: Tables) -> Pictures:
         is_whole_anatomy=bool(anatomy),
         gradcam=tuple(gradcam),
     )
+
+
+def _with_gap(score: Any) -> str:
+    gap = "" if pd.isna(score.sag_years) else f", SAG {signed_years(score.sag_years, 0)}"
+    return f"{title_of(score)}{gap}"
 
 
 def _four_ages(tables: Tables) -> pd.DataFrame:

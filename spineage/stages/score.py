@@ -7,7 +7,7 @@ what is not there, so a killed run, next month's exams and a new model are one m
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,11 @@ from spineage.io.store import Store
 from spineage.io.tracking import open_tracking
 from spineage.science.network import load_network
 from spineage.science.score import require_self_test, self_test
+from spineage.stages import prepare, segment
 from spineage.stages.calibrate import latest_bundle
 from spineage.stages.context import Context
-from spineage.stages.prepare import PrepareStep, prepare_kwargs
-from spineage.stages.score_steps import Fill, PredictStep, WhenNeeded, WriteScores, batch_name
-from spineage.stages.segment import AssembleStep, SegmentStep, assemble_kwargs, segment_kwargs
+from spineage.stages.score_sink import WriteScores, batch_name
+from spineage.stages.score_steps import Fill, PredictStep, WhenNeeded
 from spineage.tables import FAULTS, MASKS, SCORES, TENSORS
 
 SCHEMA = 1
@@ -165,6 +165,7 @@ def _manifest(context: Context, todo: pd.DataFrame, bundle: Bundle) -> list[Row]
     rows["masks_part"] = rows["masks_part"].fillna("")
     rows["tensors_part"] = rows["tensors_part"].fillna("").where(rows["masks_part"] != "", "")
     rows["role"] = [bundle.role_of(person) for person in rows["person_id"]]
+    rows["part"] = rows["masks_part"]  # as prepare's steps call it
     if (rows["tensors_part"] == "").any():
         rows = rows.merge(context.read("sources"), on=KEY, how="left")
     rows = rows.sort_values(["tensors_part", "masks_part", *KEY])
@@ -194,79 +195,73 @@ def _keys(rows: pd.DataFrame) -> set[tuple[str, str]]:
 def _score(context: Context, chosen: Chosen, manifest: list[Row]) -> None:
     cluster = context.study.cluster
     context.connect()
-    _require_gpus(context)
     num_unsegmented = sum(not row["masks_part"] for row in manifest)
     num_unprepared = sum(not row["tensors_part"] for row in manifest)
     context.say(
-        f"  {len(manifest)} scans to score: {num_unsegmented} to segment, {num_unprepared} to prepare"
+        f"  {len(manifest)} scans to score, {num_unprepared} of them to prepare, {num_unsegmented} to segment"
     )
-    sink = Step(WriteScores, {"root": context.store.root, "folders": _folders(context)}, "score",
-                num_cpus=0.25, deadline_s=cluster.deadline_s)  # fmt: skip
+    steps = _chain(context, chosen, num_unsegmented, num_unprepared)
+    _require_gpus(steps)
+    folders = {stage: context.folder(stage) for stage in ("segment", "prepare", "score")}
     run_rows(
         manifest,
-        _chain(context, chosen, has_unprepared=num_unprepared > 0),
-        sink,
+        steps,
+        Step(WriteScores, {"root": context.store.root, "folders": folders}, "score", num_cpus=0.25),
         rows_per_part=cluster.rows_per_part,
         limits=Limits(cluster.max_fault_fraction, cluster.min_scans_before_stop),
         say=plain_progress("score"),
     )
 
 
-def _require_gpus(context: Context) -> None:
-    """Segmenter and network hold their GPUs at the same time: a chain that does not fit would wait for
-    ever."""
+def _chain(
+    context: Context, chosen: Chosen, num_unsegmented: int, num_unprepared: int
+) -> list[Step]:
+    """No more steps than the scans need: each is a process that loads its libraries and weights."""
+    predict = _predict(context, chosen)
+    if not num_unprepared:
+        return [predict]
+    if not num_unsegmented:
+        (from_sources,) = prepare.steps(context)
+        return [_filling(context, from_sources, "prepare", TENSORS.name), predict]
+    assemble, segment_ = segment.steps(context.study)
+    kwargs = prepare.prepare_kwargs(context.study)
+    on_mask = replace(assemble, make=prepare.PrepareStep, kwargs=kwargs, name="prepare")
+    return [
+        replace(
+            assemble, make=WhenNeeded, kwargs={"make": assemble.make, "kwargs": assemble.kwargs}
+        ),
+        _filling(context, segment_, "segment", MASKS.name),
+        _filling(context, on_mask, "prepare", TENSORS.name),
+        predict,
+    ]
+
+
+def _filling(context: Context, step: Step, stage: str, table: str) -> Step:
+    """The step of another stage, with its answers kept there."""
+    place = {"root": context.store.root, "folder": context.folder(stage), "table": table}
+    return replace(step, make=Fill, kwargs={"make": step.make, "kwargs": step.kwargs, **place})
+
+
+def _predict(context: Context, chosen: Chosen) -> Step:
     cluster = context.study.cluster
-    wanted = cluster.gpus_per_worker * (cluster.segment_workers + cluster.predict_workers)
+    device = "cuda" if cluster.gpus_per_worker else "cpu"
+    bundle = {"root": context.store.root, "folder": chosen.folder, "digest": chosen.digest}
+    return Step(
+        PredictStep, {**bundle, "device": device}, "score", workers=cluster.predict_workers,
+        num_gpus=cluster.gpus_per_worker, deadline_s=cluster.deadline_s,
+    )  # fmt: skip
+
+
+def _require_gpus(steps: list[Step]) -> None:
+    """Segmenter and network hold their GPUs at once: a chain that does not fit would wait for ever."""
+    wanted = sum(step.num_gpus * step.workers for step in steps)
     found = session.resources()["GPU"]
     if wanted > found:
         raise BadStudy(
-            f"scoring holds {wanted:g} GPUs at once (segment_workers + predict_workers, gpus_per_worker "
+            f"scoring holds {wanted:g} GPUs at once (segment_workers and predict_workers, gpus_per_worker "
             f"each) and the cluster has {found:g}: lower cluster.gpus_per_worker (0.5 shares a GPU) or the "
             "workers"
         )
-
-
-def _folders(context: Context) -> dict[str, str]:
-    return {stage: context.folder(stage) for stage in ("segment", "prepare", "score")}
-
-
-def _chain(context: Context, chosen: Chosen, *, has_unprepared: bool) -> list[Step]:
-    """Assemble, segment, prepare, predict; the first two only when some scan has no tensor."""
-    study, cluster, root = context.study, context.study.cluster, context.store.root
-    device = "cuda" if cluster.gpus_per_worker else "cpu"
-    wait = cluster.deadline_s
-    prepare = Step(
-        Fill, _fill(context, PrepareStep, prepare_kwargs(study), "prepare", TENSORS.name), "prepare",
-        workers=cluster.cpu_workers, deadline_s=wait,
-    )  # fmt: skip
-    predict = Step(
-        PredictStep, {"root": root, "folder": chosen.folder, "digest": chosen.digest, "device": device},
-        "score", workers=cluster.predict_workers, num_gpus=cluster.gpus_per_worker, deadline_s=wait,
-    )  # fmt: skip
-    if not has_unprepared:
-        return [prepare, predict]
-    assemble = Step(
-        WhenNeeded, {"make": AssembleStep, "kwargs": assemble_kwargs(study)}, "segment",
-        workers=cluster.cpu_workers, deadline_s=wait,
-    )  # fmt: skip
-    segment = Step(
-        Fill, _fill(context, SegmentStep, segment_kwargs(study), "segment", MASKS.name), "segment",
-        workers=cluster.segment_workers, num_gpus=cluster.gpus_per_worker, deadline_s=wait,
-    )  # fmt: skip
-    return [assemble, segment, prepare, predict]
-
-
-def _fill(
-    context: Context, make: Any, kwargs: dict[str, Any], stage: str, table: str
-) -> dict[str, Any]:
-    folder = context.folder(stage)
-    return {
-        "make": make,
-        "kwargs": kwargs,
-        "root": context.store.root,
-        "folder": folder,
-        "table": table,
-    }
 
 
 # how it went

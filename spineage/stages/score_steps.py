@@ -1,14 +1,12 @@
-"""What the workers of `score` do with one scan: reuse or fill in its mask and tensor, predict, write."""
+"""What the workers of `score` do with one scan: fill in its mask and tensor where missing, predict."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from spineage.errors import TRANSIENT
 from spineage.io.bundle import read_bundle
 from spineage.io.parquet import write_part
 from spineage.io.parts import PartReader
@@ -23,7 +21,7 @@ from spineage.science.score import (
     score_one,
     self_test,
 )
-from spineage.tables import FAULTS, SCORES, TABLES, TENSORS
+from spineage.tables import TABLES, TENSORS
 
 Row = dict[str, Any]
 ABOUT = ("scan_id", "source_digest", "person_id", "exam_id", "age_years", "sex", "site", "role")
@@ -43,8 +41,8 @@ class Fill:
     """Another stage's step and its table: what is there is read, what is new is kept in that stage's
     folder.
 
-    A new answer is a part of its own, so that it outlives whatever happens to the scan afterwards. Where
-    the tensor is there nobody needs the mask.
+    A new answer is a part of its own, so that it outlives whatever happens to the scan afterwards. A scan
+    whose tensor is there passes: nobody needs its mask.
     """
 
     def __init__(
@@ -60,9 +58,9 @@ class Fill:
         self._reader = PartReader(self._store, self._table)
 
     def __call__(self, row: Row) -> Row:
-        part = row[f"{self._table.name}_part"]
-        if row["tensors_part"] and self._table is not TENSORS:
+        if row["tensors_part"]:
             return row
+        part = row[f"{self._table.name}_part"]
         if part:
             return {**row, **self._reader.row(part, row["scan_id"], row["source_digest"])}
         row = self._serve(row)
@@ -81,6 +79,7 @@ class PredictStep:
         torch.set_num_threads(1)
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
+        self._tensors = PartReader(Store(root), TENSORS)
         self._bundle, self._digest = read_bundle(Store(root), folder, digest)
         self._device = torch.device(device)
         self._model = load_network(self._bundle.weights, self._bundle.network).to(self._device)
@@ -91,6 +90,9 @@ class PredictStep:
         """A row with a tensor becomes a scores row; BadScan `outside_model` for what the model cannot
         answer for."""
         bundle = self._bundle
+        if row["tensors_part"]:
+            key = row["scan_id"], row["source_digest"]
+            row = {**row, **self._tensors.row(row["tensors_part"], *key)}
         scan_CRAS = network_input(*tensor_from_row(row), bundle.region)
         years, features = predict(self._model, scan_CRAS[None].to(self._device))
         predicted, distance = float(years[0]), bundle.familiarity.distance(features[0])
@@ -117,33 +119,3 @@ class PredictStep:
             "flags": flags,
             "bundle_digest": self._digest,
         }
-
-
-class WriteScores:
-    """Batches of finished rows and fault rows to storage.
-
-    A fault of segmenting or preparing is also written where that stage keeps its own: it holds for every
-    model.
-    """
-
-    def __init__(self, root: str, folders: dict[str, str]) -> None:
-        self._store, self._folders = Store(root), folders
-
-    def __call__(self, rows: Sequence[Row]) -> None:
-        faults = [row for row in rows if row.get("code")]
-        scores = [row for row in rows if not row.get("code")]
-        if scores:
-            write_part(self._store, self._folders["score"], SCORES, scores, batch_name(scores))
-        if faults:
-            write_part(self._store, self._folders["score"], FAULTS, faults, batch_name(faults))
-        for stage in ("segment", "prepare"):
-            lasting = [f for f in faults if f["stage"] == stage and f["code"] not in TRANSIENT]
-            if lasting:
-                folder = self._folders[stage]
-                write_part(self._store, folder, FAULTS, lasting, batch_name(lasting))
-
-
-def batch_name(rows: Sequence[Row]) -> str:
-    """Named by the scans and outcomes in it: writing the same rows again replaces, it does not double."""
-    keys = sorted(f"{r['scan_id']}:{r['source_digest']}:{r.get('code', '')}" for r in rows)
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:24]

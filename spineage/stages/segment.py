@@ -1,4 +1,5 @@
-"""Segment: from files to named vertebrae. Assemble the volume, nnU-Net, levels, morphometry; one row a scan."""
+"""Segment: from files to named vertebrae. Assemble the volume, nnU-Net, levels, morphometry; one row a
+scan."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import numpy as np
 from spineage.engine.rows import Limits, Step, plain_progress, run_rows
 from spineage.errors import TRANSIENT
 from spineage.io import assemble
-from spineage.io.nnunet import load_segmenter, read_manifest
 from spineage.io.parquet import read_keys, read_table, write_part
+from spineage.io.segmenters import read_manifest
 from spineage.io.store import Store
 from spineage.io.volumes import pack, place_to_cells, volume_from_cells, volume_to_cells
 from spineage.science.geometry import Volume
@@ -51,7 +52,8 @@ def run(context: Context) -> dict[str, int]:
     sources = context.read("sources")
     folder = context.folder("segment")
     known = known_keys(context.store, folder)
-    manifest = [row for row in sources.to_dict("records") if (row["scan_id"], row["source_digest"]) not in known]
+    rows: list[Row] = sources.to_dict("records")  # type: ignore[assignment]
+    manifest = [row for row in rows if (row["scan_id"], row["source_digest"]) not in known]
     counts = {"already": len(sources) - len(manifest)}
     if not manifest:
         return counts
@@ -126,7 +128,8 @@ class AssembleStep:
 
 
 class SegmentStep:
-    """A row with voxels gains the columns of `masks`. The network is loaded once, on one CPU thread by default.
+    """A row with voxels gains the columns of `masks`. The network is loaded once, on one CPU thread by
+    default.
 
     Raises BadStudy when the weights are not a whole segmenter, or the device is not there.
     """
@@ -139,6 +142,8 @@ class SegmentStep:
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
+        from spineage.io.nnunet import load_segmenter  # 4 s to import: only where it is used
+
         self._segmenter = load_segmenter(weights, device=device, threads=threads)
         self._limits = {"min_levels": min_levels, "max_levels": max_levels}
 

@@ -178,7 +178,7 @@ def _next_state(
 
 
 def progress_of(history: list[dict[str, float]]) -> dict[str, float]:
-    """The last epoch, with `smooth_mae_years`: the mean of the last epochs' validation MAE, what a search compares."""
+    """The last epoch, with `smooth_mae_years`: the mean of the last epochs' MAE, what a search compares."""
     recent = [row["validate_mae_years"] for row in history]
     return {**history[-1], "smooth_mae_years": smooth_mae(recent, len(recent))}
 

@@ -110,6 +110,7 @@ async def tab() -> AsyncIterator[Tab]:
     process = subprocess.Popen(
         [PROGRAM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env={**os.environ, "TMPDIR": str(profile)},
     )  # fmt: skip
     try:
         port = await _port(profile)

@@ -11,7 +11,7 @@ import pytest
 
 from spineage.stages import report
 from tests.browser.chromium import PROGRAM, Tab, tab
-from tests.stages.report_data import make_tables, write_study
+from tests.stages.report_data import shared_report
 
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="Chromium is not installed: the page is not looked at"
@@ -39,9 +39,8 @@ BLANKNESS = """
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    context = write_study(tmp_path_factory.mktemp("study"), make_tables(16))
-    report.run(context)
+def url() -> str:
+    _, context = shared_report()
     return Path(report.report_path(context)).as_uri()
 
 

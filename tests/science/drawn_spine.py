@@ -20,14 +20,16 @@ def names_of(num_discs: int) -> list[str]:
 
 @dataclass
 class Drawing:
-    """What to draw. Heights in mm; `missing` discs are drawn as bone, by the vertebra above."""
+    """What to draw. Heights in mm at scale 1; `missing` discs are drawn as bone, by the vertebra above."""
 
     num_discs: int = 23
     scale: float = 1.0
     disc_mm: float = 6.0
     bend: float = 1.0
     missing: tuple[str, ...] = ()
-    collapsed: dict[str, float] = field(default_factory=dict)  # share of the body's height that is left
+    collapsed: dict[str, float] = field(
+        default_factory=dict
+    )  # share of the body's height that is left
     top_margin_mm: float = 20.0
     shape: tuple[int, int] = (11, 80)
 
@@ -35,11 +37,12 @@ class Drawing:
 def draw(d: Drawing) -> tuple[Volume, Volume]:
     """(semantic, levels) of a drawing; both on the same grid."""
     names = names_of(d.num_discs)
+    disc_mm = d.disc_mm * d.scale
     heights = np.interp(range(len(names)), [0, 6, 18, len(names)], [14, 15, 24, 28]) * d.scale
     heights = np.array([h * d.collapsed.get(n, 1.0) for h, n in zip(heights, names, strict=True)])
-    heights[0] = 34 * d.scale  # C2 with its dens
+    heights[0] = 38 * d.scale  # C2 with its dens
     sacrum_mm = 90 * d.scale
-    length = sacrum_mm + heights.sum() + d.disc_mm * len(names) + d.top_margin_mm + 10
+    length = sacrum_mm + heights.sum() + disc_mm * len(names) + d.top_margin_mm + 10
     grid_S = np.arange(0, length, SPACING_MM[2])
     r = ((np.arange(d.shape[0]) - (d.shape[0] - 1) / 2) * SPACING_MM[0])[:, None, None]
     a = ((np.arange(d.shape[1]) - d.shape[1] * 0.45) * SPACING_MM[1])[None, :, None]
@@ -58,9 +61,9 @@ def draw(d: Drawing) -> tuple[Volume, Volume]:
     low = sacrum_mm
     for name, height in reversed(list(zip(names, heights, strict=True))):
         is_disc = name not in d.missing
-        disc = in_body & (s >= low) & (s < low + d.disc_mm)
+        disc = in_body & (s >= low) & (s < low + disc_mm)
         fill(disc, "disc" if is_disc else "vertebra", f"disc_below_{name}" if is_disc else name)
-        low += d.disc_mm
+        low += disc_mm
         fill(in_body & (s >= low) & (s < low + height), "vertebra", name)
         middle = low + min(height, 16 * d.scale) * 0.6
         pedicle = (np.abs(np.abs(r) - 11) < 3) & (np.abs(forward) < 10)

@@ -19,7 +19,9 @@ def refusal(named) -> str:
     return fault.value.code
 
 
-@pytest.mark.parametrize(("num_discs", "anatomy"), [(22, "L4 last"), (23, "regular"), (24, "L6 present")])
+@pytest.mark.parametrize(
+    ("num_discs", "anatomy"), [(22, "L4 last"), (23, "regular"), (24, "L6 present")]
+)
 def test_names_that_make_a_spine_are_believed(num_discs, anatomy):
     _, named = draw(Drawing(num_discs=num_discs))
     levels = levels_from_named(named)

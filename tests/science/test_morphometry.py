@@ -27,7 +27,12 @@ def test_every_level_and_disc_has_one_value_of_each_measure(measured):
     assert measured.level_names[1:] == names_of(23)
     assert measured.disc_names == names_of(23)
     assert len(measured.level_height_mm) == len(measured.level_volume_mm3) == 24
-    assert len(measured.disc_height_mm) == len(measured.disc_signal) == len(measured.canal_diameter_mm) == 23
+    assert (
+        len(measured.disc_height_mm)
+        == len(measured.disc_signal)
+        == len(measured.canal_diameter_mm)
+        == 23
+    )
 
 
 def test_heights_are_those_that_were_drawn(measured):

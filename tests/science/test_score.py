@@ -9,15 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import mahalanobis as reference
 
-from spineage.errors import BadScan
+from spineage.errors import BadScan, BadStudy
 from spineage.science.calibrate import AgeBias
 from spineage.science.conformal import Intervals
+from spineage.science.network import SpineAgeNet
 from spineage.science.score import (
     Familiarity,
     domain_of,
     flags_of,
     refuse_unfamiliar,
+    require_self_test,
     score_one,
+    self_test,
     self_test_tensor,
 )
 
@@ -128,3 +131,16 @@ def test_the_self_test_tensor_is_varied_bounded_and_always_the_same():
     pattern = np.sin(0.7 * 2) * np.cos(0.11 * 3) * np.sin(0.05 * 5 + 0.3)
     assert float(tensor[0, 0, 2, 3, 5]) == pytest.approx((pattern + 1) / 2)
     assert torch.equal(tensor, self_test_tensor((8, 40, 160)))
+
+
+def test_the_self_test_tells_one_network_from_another():
+    def network(seed: int) -> SpineAgeNet:
+        torch.manual_seed(seed)
+        return SpineAgeNet((4, 8), ((1, 2, 2), (2, 2, 2)), 0.2, 55.0, 12.0).eval()
+
+    published = self_test(network(1), (8, 16, 32))
+    require_self_test(self_test(network(1), (8, 16, 32)), published)
+    with pytest.raises(BadStudy, match="self-test"):
+        require_self_test(self_test(network(2), (8, 16, 32)), published)
+    with pytest.raises(BadStudy, match="self-test"):
+        require_self_test(float("nan"), published)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from spineage.io.parquet import encode, write_part
+from spineage.stages import report
 from spineage.stages.context import Context
 from spineage.study import Study, study_from
 from spineage.tables import TABLES
@@ -75,6 +78,18 @@ def write_study(folder: Path, tables: Tables, **settings: Any) -> PlainContext:
         put(context, "associate", "sample.json", {"num_people": 31, "roles": {}, "status": {}})
         put(context, "associate", "not_tested.json", rows.NOT_TESTED)
     return context
+
+
+@functools.cache
+def shared_report() -> tuple[Tables, PlainContext]:
+    """One study with its report, made once for all tests that only read it."""
+    tables = make_tables(32)
+    context = write_study(Path(_FOLDER.name), tables)
+    report.run(context)
+    return tables, context
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="spineage-report-")
 
 
 def put(context: Context, stage: str, name: str, value: Any) -> None:

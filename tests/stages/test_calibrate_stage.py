@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,19 @@ def test_the_registry_has_it_once_however_often_it_is_published(done):
     assert len(marks) == 1
     Path(context.store.uri(marks[0])).unlink()  # killed after registering, before it was noted
     assert calibrate.run(context) == counts
+    assert tracking.resolve(f"models:/{MODEL}@{CHAMPION}") == ("1", digest)
+
+
+def test_a_registry_that_was_deleted_is_filled_again(done, tmp_path):
+    """The note that it was registered is not believed when the database is gone."""
+    original, _, counts = done
+    shutil.copytree(original.store.root, tmp_path / "copy")
+    context = Planted(planted_study(tmp_path / "copy"), say=lambda text: None)
+    (tmp_path / "copy" / "mlflow.db").unlink()
+    context.store.write(calibrate.note_of(context), b"{}")
+    assert calibrate.run(context) == counts
+    tracking = open_tracking(None, context.store, context.study.name)
+    digest = context.read("calibration").iloc[0].bundle_digest
     assert tracking.resolve(f"models:/{MODEL}@{CHAMPION}") == ("1", digest)
 
 

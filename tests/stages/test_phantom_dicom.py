@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import shutil
 import subprocess
@@ -143,6 +144,13 @@ def test_no_two_objects_share_a_uid_and_they_are_the_same_each_time(
     write_exam(rendered, EXAM, tmp_path, RECIPE)
     again = sorted(tmp_path.rglob("*.dcm"))
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in sorted(three.rglob("*.dcm"))]
+
+
+def test_the_files_are_byte_for_byte_what_pydicom_writes(three: Path) -> None:
+    for path in sorted(three.rglob("*.dcm"))[::13]:
+        buffer = io.BytesIO()
+        pydicom.dcmread(path).save_as(buffer, enforce_file_format=True)
+        assert buffer.getvalue() == path.read_bytes()
 
 
 @pytest.mark.skipif(

@@ -16,26 +16,25 @@ from PIL import Image
 
 from spineage.errors import BadStudy
 from spineage.io import page as pages_io
-from spineage.report import population, spine
+from spineage.report import accuracy, population
 from spineage.stages import report
 from spineage.stages.report_evidence import gather, gather_tables
 from tests.stages import report_rows as rows
-from tests.stages.report_data import PlainContext, Tables, make_tables, write_study
+from tests.stages.report_data import PlainContext, Tables, make_tables, shared_report, write_study
 
 
 @pytest.fixture(scope="module")
 def tables() -> Tables:
-    return make_tables(40)
+    return shared_report()[0]
 
 
 @pytest.fixture(scope="module")
-def context(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> PlainContext:
-    return write_study(tmp_path_factory.mktemp("study"), tables)
+def context() -> PlainContext:
+    return shared_report()[1]
 
 
 @pytest.fixture(scope="module")
 def page(context: PlainContext) -> str:
-    report.run(context)
     return Path(report.report_path(context)).read_text()
 
 
@@ -43,6 +42,7 @@ def page(context: PlainContext) -> str:
 def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made and not saved: saving takes most of a report's time."""
     monkeypatch.setattr(pages_io, "_saved", lambda figure, form: b"")
+    monkeypatch.setattr(accuracy, "TABLE_DRAWS", 20)
 
 
 def made(folder: Path, tables: Tables, **settings: object) -> str:
@@ -89,7 +89,7 @@ def test_the_headline_is_what_the_tables_say(context: PlainContext, tables: Tabl
         .set_index("exam_id")
     )
     oracle = truth.loc[exam_of.loc[test["scan_id"]], "oracle_years"].to_numpy()
-    assert found["people"] == 40
+    assert found["people"] == 32
     assert found["scored"] == len(tables["scores"])
     assert found["refused"] == len(tables["faults"])
     assert found["raw_mae_years"] == pytest.approx(
@@ -197,8 +197,7 @@ def test_a_second_run_makes_nothing(context: PlainContext, page: str) -> None:
 
 def test_the_same_study_gives_the_same_bytes(context: PlainContext) -> None:
     evidence = gather(context)
-    for chapter_of in (population.data, spine.segmentation):
-        assert chapter_of(evidence) == chapter_of(evidence)
+    assert population.data(evidence) == population.data(evidence)
 
 
 def test_a_new_score_or_a_new_fault_is_a_new_report(tables: Tables, tmp_path: Path) -> None:
@@ -221,7 +220,7 @@ def test_phantoms_are_named_as_such_on_every_chapter_and_every_person(page: str)
     for part in re.findall(r"<section id=.*?</h2>", page, flags=re.S):
         assert "synthetic phantoms" in part
     people = re.findall(r'<details class="person".*?</details>', page, flags=re.S)
-    assert len(people) == 40
+    assert len(people) == 32
     assert all("synthetic phantoms" in one for one in people)
 
 

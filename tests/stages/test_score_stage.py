@@ -6,19 +6,20 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from spineage.engine.rows import run_rows
+from spineage.engine.rows import Step, run_rows
 from spineage.errors import BadScan, BadStudy
 from spineage.io.bundle import BUNDLE_FILES
 from spineage.io.parquet import read_table, write_part
+from spineage.io.store import Store
 from spineage.io.tracking import CHAMPION, MODEL, open_tracking
 from spineage.io.volumes import pack, tensor_from_row
-from spineage.stages import calibrate, score, score_steps
+from spineage.stages import calibrate, score, score_sink, score_steps, segment
 from spineage.tables import FAULTS, MASKS, SCANS, SCORES, TENSORS
 from tests.stages.planted_study import SEGMENTER, Planted, plant, planted_study, run_rows_here
 
@@ -153,6 +154,43 @@ def test_a_missing_tensor_is_made_again_from_sources_and_mask(context, undisturb
     assert len(again) == len(context.read("scans"))
     for row in lost.itertuples():
         assert again.loc[row.scan_id].voxels_zstd == row.voxels_zstd
+
+
+def test_a_missing_mask_is_made_again_and_its_flags_are_told(context, undisturbed, monkeypatch):
+    """The whole chain, with a segmenter that knows the answer; a mask that is there is not made again."""
+    _lose_tensors(context, 4)
+    masks = read_table(context.store, context.folder("segment"), MASKS)
+    write_part(context.store, "answers", MASKS, masks.assign(numbering="L6 present"), "part-0")
+    write_part(context.store, context.folder("segment"), MASKS, masks.iloc[2:], "part-0")
+    assemble = segment.steps(context.study)[0]
+    knows = Step(KnowsTheAnswer, {"root": context.store.root}, "segment")
+    monkeypatch.setattr(segment, "steps", lambda study: [assemble, knows])
+    KnowsTheAnswer.asked = []
+    assert score.run(context)["left"] == 0
+    assert KnowsTheAnswer.asked == list(masks.scan_id[:2])
+    found, whole = table(context), table(undisturbed[0])
+    assert same(
+        found.drop(columns="flags").assign(flags=""), whole.drop(columns="flags").assign(flags="")
+    )
+    is_transitional = found["flags"].map(lambda flags: "transitional" in flags)
+    assert list(found.scan_id[is_transitional]) == list(masks.scan_id[:2])
+    kept = read_table(context.store, context.folder("segment"), MASKS)
+    assert sorted(kept.scan_id) == sorted(masks.scan_id)
+
+
+class KnowsTheAnswer:
+    """A segmenter that looks the mask up."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, root: str) -> None:
+        answers = read_table(Store(root), "answers", MASKS).to_dict("records")
+        self._answers = {row["scan_id"]: row for row in answers}
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(row["scan_id"])
+        assert row["voxels"]
+        return {**row, **self._answers[row["scan_id"]]}
 
 
 def test_somebody_without_an_age_keeps_a_raw_prediction(context, undisturbed):
@@ -301,7 +339,12 @@ def test_an_answer_does_not_depend_on_its_neighbours(context, undisturbed):
     row = read_table(context.store, context.folder("prepare"), TENSORS).iloc[7].to_dict()
     whole = table(undisturbed[0]).set_index("scan_id").loc[row["scan_id"]]
     about = {name: whole.get(name) for name in score_steps.ABOUT if name not in KEY}
-    light = {"is_phantom": True, "num_discs_inferred": 0, "numbering": "regular"}
+    light = {
+        "tensors_part": "",
+        "is_phantom": True,
+        "num_discs_inferred": 0,
+        "numbering": "regular",
+    }
     alone = step({**row, **about, **light})
     assert alone["predicted_years"] == whole.predicted_years
     assert alone["distance"] == whole.distance
@@ -331,7 +374,7 @@ def test_what_was_filled_in_is_kept_and_not_made_twice(context):
     row = {"scan_id": "new", "source_digest": "d" * 64, "tensors_part": "", "masks_part": ""}
     assert fill(row)["voxels_zstd"] == b"v"
     (part,) = context.store.list("fill/tensors")
-    assert fill({**row, "tensors_part": part})["voxels_zstd"] == b"v"
+    assert fill({**row, "tensors_part": part}) == {**row, "tensors_part": part}
     assert Counting.calls == 1
     with pytest.raises(BadScan):
         fill({**row, "scan_id": "bad"})
@@ -340,7 +383,7 @@ def test_what_was_filled_in_is_kept_and_not_made_twice(context):
 
 def test_a_fault_of_segmenting_is_kept_for_every_model_and_a_crash_is_not(context):
     folders = {name: f"{name}/x" for name in ("segment", "prepare", "score")}
-    write = score_steps.WriteScores(context.store.root, folders)
+    write = score_sink.WriteScores(context.store.root, folders)
     base = {"source_digest": "d" * 64, "message": "why"}
     write([
         {**base, "scan_id": "a", "stage": "segment", "code": "empty_mask"},

@@ -11,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from safetensors.torch import load_file
 
 from spineage.errors import BadScan, BadStudy
-from spineage.io.nnunet import load_segmenter
+from spineage.io.nnunet import Segmenter, load_segmenter
 from spineage.io.nnunet_import import import_segmenter
 from spineage.science.geometry import Volume
 from spineage.science.labels import LEVELS, SEMANTIC
@@ -49,8 +49,8 @@ def blob(shape=(9, 40, 100), spacing=(4.0, 1.6, 1.6), seed=0, border=0):
 def predicted_by_nnunet(model, volume, folds=("0",)):
     """nnU-Net's own in-memory prediction, mirroring off, as the reference.
 
-    It sums tiles in half precision, which rounds the near-ties of random weights at a tile's rim; here it sums in
-    single. (With trained weights the two agree as they are: see the test of the demo segmenter.)
+    It sums tiles in half precision, which rounds the near-ties of random weights at a tile's rim; here it
+    sums in single. (With trained weights the two agree as they are: see the test of the demo segmenter.)
     """
     with redirect_stdout(StringIO()), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "half", torch.float32)
@@ -60,7 +60,9 @@ def predicted_by_nnunet(model, volume, folds=("0",)):
         for fold in folds:
             path = model / f"fold_{fold}" / "checkpoint_final.pth"
             checkpoint = torch.load(path, weights_only=False)
-            torch.save({**checkpoint, "trainer_name": "nnUNetTrainer"}, path.with_name("reference.pth"))
+            torch.save(
+                {**checkpoint, "trainer_name": "nnUNetTrainer"}, path.with_name("reference.pth")
+            )
         predictor.initialize_from_trained_model_folder(
             str(model), [int(f) for f in folds], "reference.pth"
         )
@@ -107,8 +109,6 @@ def test_folds_are_averaged_as_nnunet_averages_them(tmp_path):
 @given(st.permutations(["LR", "PA", "IS"]), st.tuples(*[st.integers(0, 1)] * 3))
 def test_a_model_of_any_orientation_sees_its_own_and_answers_in_ras(pairs, ends):
     """The wrapped network is told apart by position: labels must land where the image's marks were."""
-    from spineage.io.nnunet import Segmenter  # noqa: PLC0415 - the fixture below builds it by hand
-
     codes = "".join(pair[end] for pair, end in zip(pairs, ends, strict=True))
     seen = {}
 
@@ -121,7 +121,9 @@ def test_a_model_of_any_orientation_sees_its_own_and_answers_in_ras(pairs, ends)
             return image.astype(np.uint8)
 
     volume = blob((4, 6, 8), spacing=(1.0, 2.0, 3.0))
-    volume = Volume((np.arange(4 * 6 * 8) % 251).reshape(4, 6, 8).astype(np.float32), volume.affine_RAS)
+    volume = Volume(
+        (np.arange(4 * 6 * 8) % 251).reshape(4, 6, 8).astype(np.float32), volume.affine_RAS
+    )
     labels = Marks(None, {}, {"orientation": codes, "schema": "semantic"}, [], None).segment(volume)
     assert np.array_equal(labels.voxels_RAS, volume.voxels_RAS)
     axis_of = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
@@ -144,7 +146,9 @@ def test_code_in_a_trusted_pickle_runs_elsewhere_and_a_broken_one_is_one_sentenc
 
 def test_the_imported_weights_carry_no_optimiser_and_no_tensor_twice(model, imported):
     weights = load_file(imported / "weights.safetensors")
-    parameters = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    parameters = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)[
+        "network_weights"
+    ]
     unique = {tensor.data_ptr(): tensor.numel() for tensor in parameters.values()}
     assert sum(tensor.numel() for tensor in weights.values()) == sum(unique.values())
     assert json.loads((imported / "manifest.json").read_text())["trainer"] == "nnUNetTrainer"
@@ -189,7 +193,9 @@ def test_foreign_labels_need_a_map_and_are_written_in_our_schema(tmp_path):
 
 
 def test_a_model_of_levels_is_told_from_a_model_of_tissues(tmp_path):
-    model = write_tiny_model(tmp_path / "model", labels={"background": 0, "C2": 1, "disc_below_C2": 2})
+    model = write_tiny_model(
+        tmp_path / "model", labels={"background": 0, "C2": 1, "disc_below_C2": 2}
+    )
     assert import_segmenter(model, tmp_path / "out", trust=True)["schema"] == "levels"
     labels = load_segmenter(str(tmp_path / "out")).segment(blob((8, 32, 64))).voxels_RAS
     assert set(np.unique(labels)) <= {0, LEVELS["C2"], LEVELS["disc_below_C2"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -136,6 +137,15 @@ def test_something_that_answers_and_is_not_mlflow_is_refused():
         with pytest.raises(BadStudy, match="refuses"):
             check(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
+
+
+def test_files_that_are_gone_are_one_sentence(tracking):
+    run = tracking.open_run("calibrate", "calibrate/3")
+    tracking.register(run, {"bundle.json": b"3"}, "digest-3")
+    place = tracking._client.get_run(run).info.artifact_uri.removeprefix("file://")
+    shutil.rmtree(place)
+    with pytest.raises(BadStudy, match="refuses"):
+        tracking.fetch(f"models:/{MODEL}@{CHAMPION}")
 
 
 def test_object_storage_needs_a_server():

@@ -1,4 +1,5 @@
-"""A hand-written nnU-Net v2 result folder with random weights: everything about a real one but the training."""
+"""A hand-written nnU-Net v2 result folder with random weights: everything about a real one but the
+training."""
 
 import json
 from pathlib import Path
@@ -62,7 +63,9 @@ def tiny_plans(patch=(8, 64, 32), spacing=(4.0, 1.6, 1.6)) -> dict:
     }
 
 
-def write_tiny_model(folder: Path, *, labels=None, folds=("0",), channels=1, seed=0, **plans) -> Path:
+def write_tiny_model(
+    folder: Path, *, labels=None, folds=("0",), channels=1, seed=0, **plans
+) -> Path:
     """dataset.json, plans.json and fold_X/checkpoint_final.pth, pickled as nnU-Net pickles them."""
     labels = labels or LABELS
     dataset = {

@@ -135,22 +135,24 @@ def ellipsoid(
 
 @lru_cache(maxsize=4)
 def grain(smooth_mm: float, pixel_mm: float) -> Array:
-    """A periodic block [32, 128, 256] of smooth noise with SD 1: texture to cut pieces from."""
+    """A periodic block [24, 160, 512] of smooth noise with SD 1: texture to cut pieces from."""
     rng = np.random.default_rng(77)
-    block: Array = rng.standard_normal((32, 128, 256), dtype=np.float32)
+    block: Array = rng.standard_normal((24, 160, 512), dtype=np.float32)
     sigma = smooth_mm / pixel_mm
     block = ndimage.gaussian_filter(block, (0.5, sigma, sigma), mode="wrap")
     block /= block.std()
+    block.flags.writeable = False
     return block
 
 
-def texture(box_shape: tuple[int, ...], offset: int, smooth_mm: float, pixel_mm: float) -> Array:
-    """A piece [R, A, S] of grain, by its offset."""
-    block = grain(smooth_mm, pixel_mm)
-    starts = (offset % 31, offset % 127, offset % 251)
-    index = [
-        (start + np.arange(n)) % size
-        for start, n, size in zip(starts, box_shape, block.shape, strict=True)
-    ]
-    piece: Array = block[np.ix_(*index)]
+def texture(shape: tuple[int, ...], offset: int, smooth_mm: float, pixel_mm: float) -> Array:
+    """A piece [R, A, S] of grain, by its offset; a larger piece than the block repeats it. Read-only."""
+    piece = grain(smooth_mm, pixel_mm)
+    for axis, (size, step) in enumerate(zip(shape, (1, 7, 13), strict=True)):
+        spare = piece.shape[axis] - size
+        if spare < 0:
+            piece = piece.take(np.arange(size) + offset * step, axis=axis, mode="wrap")
+        else:
+            start = offset * step % (spare + 1)
+            piece = piece[(slice(None),) * axis + (slice(start, start + size),)]
     return piece

@@ -1,0 +1,154 @@
+"""Ablate: how much data, which loss, which region; every arm is one training run, repeated over seeds.
+
+The paper ablates the same three and its numbers are not known. Arms are read on normal test people, so a
+grid is for describing the method: whoever picks an arm by its test MAE has no test set left.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from spineage.engine.ddp import fit
+from spineage.engine.rows import plain_progress
+from spineage.engine.sweep import Report, run_grid
+from spineage.errors import BadStudy
+from spineage.io.store import Store
+from spineage.stages.context import Context, digest_of
+from spineage.stages.train import people, roles_of
+from spineage.stages.train import recipe as train_recipe
+from spineage.stages.train_loop import config_of, train_loop
+from spineage.study import Train
+
+SCHEMA = 1  # raise it when the same arm gives other numbers
+ARMS = "ablate/arms"
+"""Arms are kept by their own address, so a grid with more regions or seeds trains only what is new."""
+
+
+def recipe(context: Context) -> dict[str, Any]:
+    """The grid and everything one training depends on."""
+    return {"schema": SCHEMA, **train_recipe(context), **context.study.recipe("ablate")}
+
+
+def run(context: Context) -> dict[str, int]:
+    """Train the arms that are not there yet, then publish the table of all."""
+    everyone = people(context)
+    arms = [_arm(context, everyone, train, seed) for train, seed in grid(context)]
+    missing = [arm for arm in arms if not context.store.exists(_file(arm))]
+    if missing:
+        context.connect()
+        num_workers = context.study.train.num_workers
+        run_grid(
+            train_arm,
+            missing,
+            storage=context.store.uri("ablate", "tune"),
+            name=digest_of([arm["digest"] for arm in missing]),
+            cpus_inside=num_workers,
+            gpus_inside=num_workers * context.study.cluster.gpus_per_worker,
+            say=plain_progress("ablate"),
+        )
+    if not context.is_done("ablate"):
+        rows = [json.loads(context.store.read(_file(arm))) for arm in arms]
+        context.publish("ablate", {"ablations": pd.DataFrame(rows)})
+    return {"arms": len(arms), "trained": len(missing)}
+
+
+def grid(context: Context) -> list[tuple[Train, int]]:
+    """The recipe and the seed of every arm. The seed draws weights, order, and whom a fraction keeps."""
+    section, base = context.study.ablate, context.study.train
+    axes = itertools.product(section.regions, section.losses, section.fractions, section.seeds)
+    try:
+        return [
+            (
+                Train.model_validate(
+                    {**base.model_dump(), "region": region, "loss": loss, "fraction": fraction}
+                ),
+                seed,
+            )
+            for region, loss, fraction, seed in axes
+        ]
+    except ValueError as error:
+        sentence = " ".join(str(error).split())[:200]
+        raise BadStudy(f"ablate holds what train does not know: {sentence}") from None
+
+
+def _arm(context: Context, everyone: pd.DataFrame, train: Train, seed: int) -> dict[str, Any]:
+    """What one trial needs: plain values."""
+    roles = roles_of(everyone, train, seed)
+    config = config_of(context, everyone, roles, train, seed)
+    is_test = (everyone["split"] == "test") & (everyone["status"] == "normal")
+    config["predict_numbers"] = np.flatnonzero(is_test).tolist()
+    row = {
+        "arm": f"{train.region} {train.loss} {train.fraction:g} seed {seed}",
+        "region": train.region,
+        "loss": train.loss,
+        "fraction": train.fraction,
+        "seed": seed,
+        "parameters": json.dumps(_changes(context.study.train, train), sort_keys=True),
+        "num_train": int(everyone["person_id"][roles == "train"].nunique()),
+    }
+    # the recipe of `train` covers the study's own section and seed: an arm has its own
+    shared = {k: v for k, v in train_recipe(context).items() if k not in ("train", "seed")}
+    digest = digest_of({**shared, "train": config["train"], "seed": seed})
+    return {
+        "digest": digest,
+        "root": context.store.root,
+        "loop": config,
+        "row": row,
+        "num_workers": train.num_workers,
+        "use_gpu": context.study.cluster.gpus_per_worker > 0,
+    }
+
+
+def _changes(base: Train, train: Train) -> dict[str, Any]:
+    before, after = base.model_dump(mode="json"), train.model_dump(mode="json")
+    return {name: value for name, value in after.items() if value != before[name]}
+
+
+def _file(arm: dict[str, Any]) -> str:
+    return f"{ARMS}/{arm['digest']}.json"
+
+
+def train_arm(arm: dict[str, Any], report: Report) -> None:
+    """One trial: train, answer for the test people, keep the row; a killed one goes on."""
+    store = Store(arm["root"])
+    fitted = fit(
+        train_loop,
+        arm["loop"],
+        num_workers=arm["num_workers"],
+        use_gpu=arm["use_gpu"],
+        storage=store.uri("ablate", "runs"),
+        name=arm["digest"],
+    )
+    ages_years = np.array(arm["loop"]["ages_years"])[arm["loop"]["predict_numbers"]]
+    row = {
+        **arm["row"],
+        "validate_mae_years": _finite(fitted.state["best_mae_years"]),
+        **accuracy(fitted.state["predicted_years"].numpy(), ages_years),
+    }
+    store.write(_file(arm), json.dumps(row).encode())
+
+
+def accuracy(predicted_years: np.ndarray, ages_years: np.ndarray) -> dict[str, float | None]:
+    """Raw MAE and R2 = 1 - SSE/SST; unknown where there is nobody, R2 also where all ages are one."""
+    if not len(ages_years):
+        return {"test_mae_years": None, "test_r2": None}
+    spread = float(((ages_years - ages_years.mean()) ** 2).sum())
+    squared = float(((predicted_years - ages_years) ** 2).sum())
+    return {
+        "test_mae_years": float(np.abs(predicted_years - ages_years).mean()),
+        "test_r2": 1 - squared / spread if spread else None,
+    }
+
+
+def _finite(value: float) -> float:
+    if not np.isfinite(value):
+        raise BadStudy(
+            "no normal person of the validation split has a tensor and an age: arms cannot be compared; "
+            "widen cohort.validate"
+        )
+    return value

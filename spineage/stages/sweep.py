@@ -1,0 +1,117 @@
+"""Sweep: search learning rate, weight decay and dropout by validation MAE. Test people are never asked.
+
+Its table tells what to write into the study's `train` section; it changes nothing by itself. Each trial
+trains in one process, so its batch norm sees whole batches: with `train.num_workers` above 1 the study's
+network sees parts of them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from spineage.engine.ddp import fit
+from spineage.engine.rows import plain_progress
+from spineage.engine.sweep import Outcome, Report, search
+from spineage.errors import BadStudy
+from spineage.stages.context import Context
+from spineage.stages.train import people, roles_of
+from spineage.stages.train import recipe as train_recipe
+from spineage.stages.train_loop import config_of, train_loop
+
+SCHEMA = 1
+IS_LOGARITHMIC = {"learning_rate": True, "weight_decay": True, "dropout": False}
+
+
+def recipe(context: Context) -> dict[str, Any]:
+    """The search and everything one training depends on."""
+    return {"schema": SCHEMA, **train_recipe(context), **context.study.recipe("sweep")}
+
+
+def run(context: Context) -> dict[str, int]:
+    """Search once; a search that was killed goes on."""
+    section = context.study.sweep
+    if not context.is_done("sweep"):
+        outcomes = _search(context)
+        context.publish("sweep", {"ablations": table_of(context, outcomes)})
+    found = context.read("ablations", stage="sweep").sort_values("validate_mae_years")
+    best = found.iloc[0]
+    context.say(f"  best: validation MAE {best.validate_mae_years:.2f} y with {best.parameters}")
+    return {"trials": len(found), "asked": section.num_trials}
+
+
+def _search(context: Context) -> list[Outcome]:
+    study, section = context.study, context.study.sweep
+    everyone = people(context)
+    roles = roles_of(everyone, study.train, study.seed)
+    if not (roles == "validate").any():
+        raise BadStudy(
+            "no normal person of the validation split has a tensor and an age: a search has nothing to "
+            "compare by; widen cohort.validate"
+        )
+    config = config_of(context, everyone, roles, study.train, study.seed)
+    config["predict_numbers"] = []
+    context.connect()
+    return search(
+        train_trial,
+        {"loop": config, "use_gpu": study.cluster.gpus_per_worker > 0},
+        {name: (*getattr(section, name), is_log) for name, is_log in IS_LOGARITHMIC.items()},
+        num_trials=section.num_trials,
+        max_epochs=study.train.epochs,
+        grace_epochs=section.grace_epochs,
+        seed=study.seed,
+        storage=context.store.uri(context.folder("sweep")),
+        name="search",
+        gpus=study.cluster.gpus_per_worker,
+        at_once=study.cluster.predict_workers,
+        say=plain_progress("sweep"),
+    )
+
+
+def train_trial(config: dict[str, Any], report: Report) -> None:
+    """One trial: the study's training with some parameters replaced, reported epoch by epoch."""
+    loop = {**config["loop"], "train": {**config["loop"]["train"], **config["parameters"]}}
+
+    def tell(metrics: dict[str, float]) -> None:
+        if "epoch" in metrics:
+            report(metrics)
+
+    fit(
+        train_loop,
+        loop,
+        num_workers=0,
+        use_gpu=config["use_gpu"],
+        storage="",
+        name="",
+        report_to=tell,
+    )
+
+
+def table_of(context: Context, outcomes: list[Outcome]) -> pd.DataFrame:
+    """The `ablations` table: a row a trial, best first; what test people would say is left unknown."""
+    study = context.study
+    everyone = people(context)
+    roles = roles_of(everyone, study.train, study.seed)
+    ranked = sorted(outcomes, key=lambda o: o.metrics["smooth_mae_years"])
+    return pd.DataFrame(
+        [
+            {
+                "arm": f"trial {place}",
+                "region": study.train.region,
+                "loss": study.train.loss,
+                "fraction": study.train.fraction,
+                "seed": study.seed,
+                "parameters": json.dumps(
+                    {**outcome.parameters, "epochs_run": int(outcome.metrics["epoch"])},
+                    sort_keys=True,
+                ),
+                "num_train": int(everyone["person_id"][roles == "train"].nunique()),
+                "validate_mae_years": outcome.metrics["smooth_mae_years"],
+                "test_mae_years": None,
+                "test_r2": None,
+            }
+            for place, outcome in enumerate(ranked, start=1)
+        ]
+    )

@@ -1,0 +1,162 @@
+"""segment as a stage: masks for good scans, reasons for bad ones, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from spineage.errors import BadScan, BadStudy
+from spineage.io.nnunet_import import import_segmenter
+from spineage.io.parquet import read_table, write_part
+from spineage.io.segmenters import folder_of, read_manifest
+from spineage.io.volumes import mask_from_row
+from spineage.science.labels import LEVELS
+from spineage.science.phantom import PhantomRecipe, draw_population, render
+from spineage.stages import segment
+from spineage.stages.context import Context
+from spineage.study import study_from
+from spineage.tables import FAULTS, MASKS, SOURCES
+from tests.stages.tiny_nnunet import write_tiny_model
+
+RECIPE = PhantomRecipe(
+    num_people=2, seed=5, repeat_share=0.0, transitional_share=0.0, artefact_share=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def people():
+    return [render(exam, RECIPE) for exam in draw_population(RECIPE)]
+
+
+@pytest.fixture(scope="module")
+def rows(people, tmp_path_factory):
+    """Rows of `sources`: two whole spines, a lumbar scan, and a file that is gone."""
+    folder = tmp_path_factory.mktemp("scans")
+    images = {f"whole{i}": person.image for i, person in enumerate(people)}
+    lumbar = people[0].image
+    images["lumbar"] = lumbar.with_voxels(lumbar.voxels_RAS)
+    rows = []
+    for name, image in images.items():
+        voxels = image.voxels_RAS[:, :, :170] if name == "lumbar" else image.voxels_RAS
+        nib.save(nib.Nifti1Image(voxels, image.affine_RAS), folder / f"{name}.nii.gz")
+        rows.append(source(name, folder / f"{name}.nii.gz"))
+    return [*rows, source("gone", folder / "gone.nii.gz")]
+
+
+def source(name: str, path: Path) -> dict[str, str]:
+    stations = [[{"location": str(path), "kind": "nifti"}]]
+    return {
+        "scan_id": name,
+        "source_digest": f"{name:0<64}",
+        "stations_json": json.dumps(stations),
+    }
+
+
+def context_of(folder: Path, rows, **sections) -> Context:
+    study = study_from({"workspace": str(folder), **sections})
+    context = Context(study, say=lambda text: None)
+    context._fingerprints["ingest"] = "pinned"
+    write_part(context.store, context.folder("ingest"), SOURCES, rows, "part-0")
+    return context
+
+
+@pytest.fixture(scope="module")
+def done(rows, tmp_path_factory, ray_session):
+    context = context_of(tmp_path_factory.mktemp("study"), rows)
+    return context, segment.run(context)
+
+
+def test_whole_spines_are_segmented_and_the_others_refused_with_a_code(done):
+    context, counts = done
+    assert counts["segmented"] == 2
+    assert counts["already"] == 0
+    assert sum(n for name, n in counts.items() if name.startswith("refused:")) == 2
+    faults = read_table(context.store, context.folder("segment"), FAULTS).set_index("scan_id")
+    assert faults.loc["gone", "code"] == "unreadable"
+    assert faults.loc["lumbar", "code"] in {"incomplete_spine", "levels_unknown"}
+    assert set(faults.stage) == {"segment"}
+
+
+def test_the_mask_names_what_is_in_the_phantom(done, people):
+    context, _ = done
+    masks = read_table(context.store, context.folder("segment"), MASKS).set_index("scan_id")
+    for i, person in enumerate(people):
+        row = masks.loc[f"whole{i}"]
+        found, truth = mask_from_row(row), person.levels
+        assert np.allclose(found.affine_RAS, truth.affine_RAS, atol=1e-3)
+        for name in ("T3", "L2", "disc_below_C5", "disc_below_L5", "sacrum"):
+            here = truth.voxels_RAS == LEVELS[name]
+            assert np.mean(found.voxels_RAS[here] == LEVELS[name]) > 0.6, name
+        assert row.numbering == "regular"
+        assert len(row.disc_names) == len(row.disc_height_mm) == len(row.disc_signal) == 23
+
+
+def test_a_second_run_opens_no_file(done, monkeypatch):
+    context, _ = done
+
+    def never(*args, **kwargs):
+        raise AssertionError("nothing was missing")
+
+    monkeypatch.setattr(segment, "run_rows", never)
+    assert segment.run(context) == {"already": 4}
+
+
+def test_a_scan_that_crashed_is_tried_again_and_one_that_was_refused_is_not(tmp_path, rows):
+    context = context_of(tmp_path, rows)
+    for row, code in zip(
+        rows, ("crashed", "deadline", "incomplete_spine", "unreadable"), strict=True
+    ):
+        fault = {k: row[k] for k in ("scan_id", "source_digest")} | {
+            "stage": "segment",
+            "code": code,
+            "message": "",
+        }
+        write_part(context.store, context.folder("segment"), FAULTS, [fault], row["scan_id"])
+    known = segment.known_keys(context.store, context.folder("segment"))
+    assert {scan_id for scan_id, _ in known} == {"lumbar", "gone"}
+
+
+def test_the_address_follows_the_weights_and_not_where_they_lie(tmp_path, rows):
+    here, there = tmp_path / "here", tmp_path / "there"
+    import_segmenter(write_tiny_model(tmp_path / "model"), here, trust=True)
+    shutil.copytree(here, there)
+    prints = [
+        context_of(tmp_path / "study", rows, segment={"weights": str(w)}).fingerprint("segment")
+        for w in (here, there, "demo")
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_weights_that_are_not_there_stop_the_study_before_any_work(tmp_path, rows):
+    context = context_of(tmp_path, rows, segment={"weights": str(tmp_path / "nowhere")})
+    with pytest.raises(BadStudy, match="import-segmenter"):
+        segment.run(context)
+
+
+def test_the_demo_segmenter_says_what_it_was_trained_on():
+    manifest = read_manifest("demo")
+    assert manifest["domain"] == "phantom"
+    assert manifest["orientation"] == "RAS"
+    assert manifest["schema"] == "semantic"
+    assert "train-segmenter" in manifest["origin"]["command"]
+    size = sum(file.stat().st_size for file in folder_of("demo").iterdir())
+    assert size < 4_000_000
+
+
+def test_steps_are_made_from_plain_values_and_refuse_by_raising(rows):
+    """The score stage builds the same steps in its own chain."""
+    study = study_from({})
+    assemble = segment.AssembleStep(**segment.assemble_kwargs(study))
+    step = segment.SegmentStep(**segment.segment_kwargs(study))
+    with pytest.raises(BadScan) as fault:
+        assemble(rows[3])
+    assert fault.value.code == "unreadable"
+    row = step(assemble(rows[0]))
+    assert row["scan_id"] == "whole0"
+    assert "stations_json" not in row
+    assert {c.name for c in MASKS.columns} <= set(row)
