@@ -17,7 +17,7 @@ class Stage:
 
 ROAD: tuple[Stage, ...] = (
     Stage("ingest", (), ("files", "sources", "series", "scans"),
-          "read headers, group files into series and stations into scans, refuse what is not sagittal T2 spine"),
+          "group files into series and stations into scans, refuse what is not sagittal T2 of the spine"),
     Stage("conditions", (), ("conditions",),
           "code radiology findings into region x severity features"),
     Stage("cohort", ("conditions", "scans"), ("cohort",),

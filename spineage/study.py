@@ -92,8 +92,9 @@ class Prepare(Section):
 class Cohort(Section):
     """Who is normal, and who is used for what."""
 
-    rule: Literal["clusters", "everyone"] = Field(
-        "clusters", description="the paper's rule, or no rule"
+    rule: Literal["clusters", "burden", "everyone"] = Field(
+        "clusters",
+        description="the paper's rule; each person's burden for their age (for too few to cluster); or no rule",
     )
     min_share: float = Field(
         0.15, description="the paper: clusters above 15 % are kept, the rest merged"

@@ -53,7 +53,9 @@ class Table:
             )
         for c in self.columns:
             if not c.nullable and data[c.name].null_count:
-                raise BadStudy(f"table {self.name}: {c.name} is null in {data[c.name].null_count} rows")
+                raise BadStudy(
+                    f"table {self.name}: {c.name} is null in {data[c.name].null_count} rows"
+                )
         return data.select(self.schema.names).cast(self.schema)
 
 
@@ -62,7 +64,9 @@ STRS, INTS, FLOATS = pa.list_(pa.string()), pa.list_(pa.int64()), pa.list_(pa.fl
 
 SCAN_KEY = (
     Column("scan_id", STR, "keyed hash that names one whole-spine volume"),
-    Column("source_digest", STR, "sha256 over headers, sizes and samples of the pixels of its files"),
+    Column(
+        "source_digest", STR, "sha256 over headers, sizes and samples of the pixels of its files"
+    ),
 )
 PERSON = (
     Column("person_id", STR, "keyed hash that names one person"),
@@ -99,7 +103,9 @@ SOURCES = Table(
     (
         *SCAN_KEY,
         Column(
-            "stations_json", STR, "list of stations, each a list of {location, kind, frame} in slice order"
+            "stations_json",
+            STR,
+            "list of stations, each a list of {location, kind, frame} in slice order",
         ),
     ),
     private=True,
@@ -134,7 +140,9 @@ SCANS = Table(
         *PERSON,
         *ABOUT,
         Column(
-            "age_source", STR, "participants, PatientAge or dates; `, disputed` when over a year apart"
+            "age_source",
+            STR,
+            "participants, PatientAge or dates; `, disputed` when over a year apart",
         ),
         Column("vendor", STR, "manufacturer", nullable=True),
         Column("model", STR, "scanner model", nullable=True),
@@ -266,7 +274,9 @@ CALIBRATION = Table(
         Column("age_high_years", FLOAT, "operating range", "years"),
         Column("bin_edges_years", FLOATS, "inner edges of the bins of the raw prediction", "years"),
         Column("half_width_years", FLOATS, "conformal half-width of each bin", "years"),
-        Column("nominal_coverage", FLOAT, "what the intervals promise; fewer people can promise less"),
+        Column(
+            "nominal_coverage", FLOAT, "what the intervals promise; fewer people can promise less"
+        ),
     ),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,7 +26,8 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """A finished demo study: some minutes, once."""
+    """A finished demo study: some minutes, once; SPINEAGE_TEST_DEMO names a folder to keep it in."""
     from tests import demo_workspace
 
-    return demo_workspace.make(tmp_path_factory.mktemp("demo"))
+    kept = os.environ.get("SPINEAGE_TEST_DEMO")
+    return demo_workspace.make(Path(kept) if kept else tmp_path_factory.mktemp("demo"))

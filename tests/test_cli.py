@@ -54,7 +54,7 @@ def test_a_bad_study_is_one_sentence_and_nothing_is_written(name: str, tmp_path:
     if values is not None:
         write_study(tmp_path, **values)
     before = everything_in(tmp_path)
-    fails_clearly(spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="test"), *words)
+    fails_clearly(spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), *words)
     assert everything_in(tmp_path) == before
 
 
@@ -72,7 +72,7 @@ def test_a_ray_address_that_does_not_answer_is_one_sentence(tmp_path: Path) -> N
     (tmp_path / "scans/a.txt").write_text("x")
     write_study(tmp_path, inputs={"scans": "scans"}, cluster={"ray": "127.0.0.1:1"})
     before = everything_in(tmp_path)
-    fails_clearly(spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="k"), "127.0.0.1:1")
+    fails_clearly(spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), "127.0.0.1:1")
     assert everything_in(tmp_path) == before
 
 
@@ -88,7 +88,7 @@ def test_gpus_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "scans/a.txt").write_text("x")
     write_study(tmp_path, inputs={"scans": "scans"}, cluster={"gpus_per_worker": 4096})
     before = everything_in(tmp_path)
-    fails_clearly(spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="k"), "GPU")
+    fails_clearly(spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), "GPU")
     assert everything_in(tmp_path) == before
 
 
@@ -115,7 +115,9 @@ def test_init_writes_once(tmp_path: Path) -> None:
 def test_tables_prints_every_column_with_its_meaning(tmp_path: Path) -> None:
     result = spineage("tables", "--json", cwd=tmp_path)
     found = json.loads(result.stdout)
-    assert {"predicted_years", "spine_age_years", "sag_years"} <= {c["name"] for c in found["scores"]}
+    assert {"predicted_years", "spine_age_years", "sag_years"} <= {
+        c["name"] for c in found["scores"]
+    }
     assert all(column["meaning"] for table in found.values() for column in table)
 
 

@@ -94,14 +94,18 @@ def test_every_fault_code_used_in_the_code_is_declared_and_every_declared_one_is
 
 
 def test_nothing_but_the_agreed_names_stands_at_the_top() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     tops = {name.split("/")[0] for name in listed.stdout.splitlines()}
     agreed = {"spineage", "jobs", "cluster", "tests", "pyproject.toml", "README.md", "Makefile"}
     assert {t for t in tops if not t.startswith(".")} <= agreed
 
 
 def test_no_imaging_data_and_no_large_file_is_committed() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in listed.stdout.splitlines():
         path = ROOT / name
         if not path.is_file():

@@ -70,7 +70,7 @@ def test_a_table_refuses_missing_foreign_and_null_columns(tmp_path: Path) -> Non
 def test_a_column_unknown_in_all_rows_keeps_its_type(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     scans = TABLES["scans"]
-    row = {name: "x" for name in scans.schema.names}
+    row = dict.fromkeys(scans.schema.names, "x")
     row |= {"age_years": float("nan"), "field_tesla": None, "days_since_first": None, "sex": None}
     row |= {"num_stations": 1, "extent_mm": 1.0, "is_phantom": True}
     write_part(store, "t", scans, pd.DataFrame([row]), "p0")

@@ -113,7 +113,7 @@ class InRay:
         return read_state(checkpoint) if checkpoint else None
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None = None) -> None:
-        if self._board:
+        if self._board is not None:  # an empty queue is falsy
             self._board.put(metrics)
         if state is None or self.rank:
             ray.train.report(metrics)

@@ -8,6 +8,7 @@ import socket
 import warnings
 
 import ray
+import torch
 
 from spineage.errors import BadStudy
 
@@ -16,24 +17,33 @@ LOCAL_SLOTS = 8
 chain mostly wait for each other, and a chain that does not fit whole would wait for ever."""
 
 
-def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus: int = 0) -> None:
+def connect(
+    address: str | None = None, *, num_cpus: int | None = None, gpus_needed: float = 0.0
+) -> None:
     """Join the cluster at `address`, else the one this job was submitted to, else start one here.
 
-    Raises BadStudy when the address does not answer, within seconds.
+    Raises BadStudy within seconds when the address does not answer, or has fewer GPUs than needed.
     """
-    if ray.is_initialized():
-        return
-    _quiet()
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        _join(address)
-        return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only, see include_dashboard below
-    slots = num_cpus or max(LOCAL_SLOTS, os.cpu_count() or 1)
+    if not ray.is_initialized():
+        _quiet()
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address:
+            _join(address)
+        else:
+            _start(num_cpus or max(LOCAL_SLOTS, os.cpu_count() or 1), gpus_needed)
+    _require_gpus(gpus_needed, ray.cluster_resources().get("GPU", 0.0))
+
+
+def _start(slots: int, gpus_needed: float) -> None:
+    """A session on this machine that listens on loopback only."""
+    _require_gpus(gpus_needed, torch.cuda.device_count())
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(
-        num_cpus=slots, num_gpus=num_gpus, include_dashboard=False,
-        configure_logging=True, logging_level=logging.ERROR, log_to_driver=False,
-    )  # fmt: skip
+        num_cpus=slots,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
 
 
 def _join(address: str) -> None:
@@ -55,7 +65,7 @@ def _join(address: str) -> None:
 
 def _quiet() -> None:
     for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -74,11 +84,9 @@ def resources() -> dict[str, float]:
     return {"CPU": found.get("CPU", 0.0), "GPU": found.get("GPU", 0.0), "nodes": float(alive)}
 
 
-def require_gpus(num_gpus: float) -> None:
-    """Raise BadStudy when GPUs are asked for and the cluster has fewer."""
-    have = ray.cluster_resources().get("GPU", 0.0)
-    if num_gpus > have:
+def _require_gpus(needed: float, have: float) -> None:
+    if needed > have:
         raise BadStudy(
-            f"{num_gpus:g} GPUs are asked for and the cluster has {have:g}: "
+            f"{needed:g} GPUs are asked for and {have:g} are there: "
             "set cluster.gpus_per_worker to 0 to run on CPUs"
         )

@@ -203,7 +203,7 @@ class Segmenter:
         box = tuple(
             slice(int(low), int(high)) for low, high in properties["bbox_used_for_cropping"]
         )
-        labels[box] = logits_Cxyz.argmax(0).to(torch.uint8).cpu().numpy()
+        labels[box] = argmax_C(logits_Cxyz).cpu().numpy()
         return labels.transpose(self.plans.transpose_backward)
 
     @torch.inference_mode()
@@ -238,3 +238,14 @@ class Segmenter:
             )
             total[tile] += weight
         return logits / total
+
+
+def argmax_C(logits_Cxyz: torch.Tensor) -> torch.Tensor:
+    """The class (uint8) of the highest logit; the first of equals. Several times faster than torch's argmax
+    over the leading axis, whose steps through memory are as long as a volume."""
+    best = logits_Cxyz[0].clone()
+    labels = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for number in range(1, len(logits_Cxyz)):
+        labels.masked_fill_(logits_Cxyz[number] > best, number)
+        torch.maximum(best, logits_Cxyz[number], out=best)
+    return labels

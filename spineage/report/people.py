@@ -211,7 +211,7 @@ def _corrected_words(
     )
     return (
         f"Spine age (corrected, uses age): {years(spine_age)}; gap (SAG) {signed_years(gap)}. The "
-        f"correction itself is known to ± {row['correction_se_years']:.1f} y (standard error) at "
+        f"correction itself is known to ± {row['correction_se_years']:.1f}\u00a0y (standard error) at "
         f"this age; the uncertainty of the prediction is the interval above.{usual}"
     )
 

@@ -48,15 +48,20 @@ def segmentation(evidence: Evidence) -> Chapter:
 def _counted(tables: Tables) -> str:
     masks = tables.masks
     numbering = masks["numbering"].value_counts()
-    odd = [f"{num:,} {name}" for name, num in numbering.items() if name != "regular"]
-    transitional = f"; transitional anatomy was assumed in {', '.join(odd)}" if odd else ""
-    inferred = int((masks["num_discs_inferred"] > 0).sum())
+    odd = {str(name): num for name, num in numbering.items() if name != "regular"}
+    kinds = ", ".join(f"{name} in {num:,}" for name, num in sorted(odd.items()))
+    transitional = f", {sum(odd.values()):,} of transitional anatomy ({kinds})" if odd else ""
+    num_inferred = int((masks["num_discs_inferred"] > 0).sum())
+    inferred = (
+        f" In {counted(num_inferred, 'scan')} a disc was not seen but is certain from its neighbours."
+        if num_inferred
+        else ""
+    )
     return (
         "nnU-Net draws vertebrae, discs, canal, cord and sacrum; levels are counted along the "
         "canal from the sacrum up, and a spine whose levels cannot be told is refused. "
         f"{counted(len(masks), 'scan')} have levels, {int(numbering.get('regular', 0)):,} of them "
-        f"regular{transitional}. In {counted(inferred, 'scan')} a disc was not seen but is "
-        "certain from its neighbours."
+        f"regular{transitional}.{inferred}"
     )
 
 

@@ -22,12 +22,12 @@ DISCLAIMER = (
 
 def years(value: float | None, digits: int = 1) -> str:
     """`12.3 y`, or a dash when there is no number."""
-    return DASH if _is_none(value) else f"{value:.{digits}f} y"
+    return DASH if _is_none(value) else f"{value:.{digits}f}\u00a0y"
 
 
 def signed_years(value: float | None, digits: int = 1) -> str:
     """`+2.1 y` or `−0.4 y` with a true minus sign."""
-    return DASH if _is_none(value) else f"{value:+.{digits}f} y".replace("-", "−")
+    return DASH if _is_none(value) else f"{value:+.{digits}f}\u00a0y".replace("-", "−")
 
 
 def number(value: float | None, digits: int = 2) -> str:

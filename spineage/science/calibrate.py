@@ -92,7 +92,7 @@ def calibration_people(predictions: pd.DataFrame) -> pd.DataFrame:
     if num_shared:
         raise BadStudy(
             f"{num_shared} people are both in the calibration split and in another one: a correction fitted "
-            "on people the network has seen corrects almost nothing; splits go by person, make the cohort again"
+            "on people the network has seen corrects almost nothing; splits go by person: run cohort again"
         )
     if len(held_out) < MIN_PEOPLE_FOR_DEGREE[0]:
         raise BadStudy(

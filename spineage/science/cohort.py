@@ -79,6 +79,7 @@ def decide(
     the condition vector of each. Returns people with cluster, cluster_name, status, umap_x, umap_y.
 
     Outcomes, named in the audit: `clustered`; `everyone` (the rule: all with an age are normal);
+    `burden` (the rule, with fewer people than can be clustered: each is judged alone);
     `too_alike` (fewer than 15 training people, or hardly two different vectors: no group can be told,
     people of low burden are normal, the others unknown). Unknown too are people without an age or whose
     findings could not be coded.
@@ -96,6 +97,8 @@ def decide(
         people.loc[people.age_years.notna(), "status"] = NORMAL
         people["cluster_name"] = "everyone"
         verdict = Verdict("everyone")
+    elif rule.kind == "burden" and fitted.any() and not clusters.can_cluster(matrix_PF[fitted]):
+        people, verdict = _judged(people, usable, fitted, rule)
     elif not clusters.can_cluster(matrix_PF[fitted]):
         limit = _low_burden_limit(people[fitted], rule)
         people.loc[usable & (people.burden <= limit).to_numpy(), "status"] = NORMAL
@@ -148,6 +151,8 @@ def _judged(
     expected = model.predict(people.age_years.fillna(0.0).to_numpy(float))
     ratios = _ratios(known.cluster.to_numpy(), burden[fitted], expected[fitted])
     ratio = people.cluster.map(ratios).to_numpy(float)
+    if rule.kind == "burden":  # groups are drawn, where there are any, and judge nobody
+        ratio = np.ones(len(people))
     limit = _low_burden_limit(known, rule)
     in_normal_group = ratio <= rule.max_burden_ratio
     is_heavy = burden > rule.max_person_ratio * np.maximum(expected, MIN_EXPECTED)
@@ -159,7 +164,7 @@ def _judged(
     people.loc[usable & ((is_placed & ~in_normal_group) | is_heavy), "status"] = NOT_NORMAL
     people.loc[usable & is_low, "status"] = NORMAL
     return people, Verdict(
-        "clustered",
+        "clustered" if (people.cluster != NOT_CLUSTERED).any() else "burden",
         limit,
         {cluster: (value, value <= rule.max_burden_ratio) for cluster, value in ratios.items()},
         num_normal_by_guard=int((usable & is_low & ~(in_normal_group & ~is_heavy)).sum()),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, signal
 
 from spineage.errors import BadScan
 from spineage.science.canal import Canal, Points, to_mm, voxel_mm3
@@ -155,20 +155,29 @@ def _pitch_mm(pieces: list[Piece], at_mm: float) -> float:
 
 
 def _parted(pieces: list[Piece]) -> list[Piece]:
-    """Pieces that are two discs grown together (by an osteophyte, by a blur) are cut between them."""
+    """Pieces that are several discs grown together (by an osteophyte, by a blur) are cut where they are
+    thinnest."""
     parted = []
     for piece in pieces:
         pitch_mm = _pitch_mm(pieces, piece.place_mm)
-        if not 0 < SPLIT_PITCHES * pitch_mm < piece.spread_mm:
-            parted.append(piece)
-            continue
-        cut_mm = piece.place_mm
-        for _ in range(10):  # two means in one dimension
-            above = piece.along_mm > cut_mm
-            cut_mm = float((piece.along_mm[above].mean() + piece.along_mm[~above].mean()) / 2)
-        above = piece.along_mm > cut_mm
-        parted += [piece.part(~above), piece.part(above)]
+        cuts_mm = []
+        if 0 < SPLIT_PITCHES * pitch_mm < piece.spread_mm:
+            cuts_mm = _thinnest_mm(piece, pitch_mm)
+        part = np.searchsorted(cuts_mm, piece.along_mm)
+        parted += [piece.part(part == number) for number in range(len(cuts_mm) + 1)]
     return parted
+
+
+def _thinnest_mm(piece: Piece, pitch_mm: float) -> list[float]:
+    """Places between the thick parts of a piece: the valleys of its volume along the canal."""
+    start = piece.along_mm.min() - 6.0
+    edges = np.arange(start, piece.along_mm.max() + 7.0)
+    profile = ndimage.gaussian_filter1d(np.histogram(piece.along_mm, edges)[0].astype(float), 1.5)
+    peaks, _ = signal.find_peaks(
+        profile, distance=max(1.0, 0.5 * pitch_mm), prominence=0.25 * profile.max()
+    )
+    valleys = [low + int(profile[low:high].argmin()) for low, high in itertools.pairwise(peaks)]
+    return [float(start + valley + 0.5) for valley in valleys]
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:

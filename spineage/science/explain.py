@@ -34,8 +34,8 @@ def grad_cam(
     """What makes this spine look older, [R, A, S] on the tensor's grid, 0 to 1; 0 where nothing was seen.
 
     Layer (unknown in the paper): the last convolution after its normalisation and before its pooling, the
-    deepest features at the finest grid they have. Only what raises the age is shown: a map of zeros means that
-    nothing does. Linear; divided by its maximum, so maps of two people do not compare in strength.
+    deepest features at the finest grid they have. Only what raises the age is shown: a map of zeros means
+    that nothing does. Linear; divided by its maximum, so maps of two people do not compare in strength.
     Selvaraju et al. 2017, doi:10.1109/ICCV.2017.74.
     """
     assert not model.training

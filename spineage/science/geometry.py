@@ -27,7 +27,8 @@ class Volume:
     affine_RAS: Affine
 
     def __post_init__(self) -> None:
-        assert self.voxels_RAS.ndim == 3 and self.affine_RAS.shape == (4, 4)
+        assert self.voxels_RAS.ndim == 3
+        assert self.affine_RAS.shape == (4, 4)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -87,7 +88,7 @@ def _axis_order(weights: NDArray[np.float64]) -> list[int]:
 def resample(
     volume: Volume, shape_RAS: tuple[int, int, int], affine_RAS: Affine, *, order: int
 ) -> Volume:
-    """The volume on another grid; outside the field of view the value is 0. order 0 nearest, 1 linear, 3 cubic."""
+    """The volume on another grid; 0 outside the field of view. order: 0 nearest, 1 linear, 3 cubic."""
     matrix = np.linalg.inv(volume.affine_RAS) @ affine_RAS
     off_diagonal = matrix[:3, :3] - np.diag(np.diag(matrix[:3, :3]))
     linear = np.diag(matrix)[:3] if np.abs(off_diagonal).max() < 1e-6 else matrix[:3, :3]

@@ -26,7 +26,9 @@ VERTEBRAE: Final[tuple[str, ...]] = (
 
 LEVELS: Final[dict[str, int]] = {
     "background": 0,
-    **{name: i for i, name in enumerate(VERTEBRAE, start=1)},  # C1 1 .. C7 7, T1 8 .. T13 20, L1 21 .. L6 26
+    **{
+        name: i for i, name in enumerate(VERTEBRAE, start=1)
+    },  # C1 1 .. C7 7, T1 8 .. T13 20, L1 21 .. L6 26
     "sacrum": 27,
     **{f"disc_below_{name}": 100 + i for i, name in enumerate(VERTEBRAE, start=1) if name != "C1"},
     "canal": 200,

@@ -29,6 +29,8 @@ from spineage.science.geometry import Volume
 from spineage.science.labels import LEVELS, SEMANTIC
 from spineage.science.vertebrae import split_vertebrae
 
+MIN_EXTENT_MM = 380.0
+"""C2 to S1 is about 0.3 of the body height: 420 mm in a person of 1.40 m."""
 MIN_SPINE_MM3 = 20_000.0
 """An adult's vertebrae and discs fill 400,000 mm3 or more; less than this is noise."""
 MIN_SACRUM_MM3 = 2_000.0
@@ -39,7 +41,7 @@ NUMBERING = {22: "L4 last", 23: "regular", 24: "L6 present"}
 # Heights above the top disc in units of the pitch (centre to centre) of the discs below it. C2 with its
 # dens is 1.75 to 2.25 pitches high; counted from a false disc across the dens it is 1 to 1.5, with C3
 # still on it 2.75 or more.
-TOP_PITCHES = (1.55, 2.5)
+TOP_PITCHES = (1.55, 2.65)
 STRICT_TOP_PITCHES = (1.7, 2.4)
 NEAR_TOP_MM, BIN_MM = 64.0, 2.0
 # A gap between neighbouring discs over the median of the gaps around it: even, or one disc left out.
@@ -83,8 +85,15 @@ def find_levels(semantic: Volume, *, min_levels: int = 22, max_levels: int = 24)
 
 
 def check_presence(semantic: Volume) -> None:
-    """Vertebrae, discs and sacrum are there, the sacrum is the lower end, and the cord ends above the
-    cauda."""
+    """The image is long enough; vertebrae, discs and sacrum are there, the sacrum is the lower end, and the
+    cord ends above the cauda."""
+    extent_mm = semantic.extent_mm[2]
+    if extent_mm < MIN_EXTENT_MM:
+        raise BadScan(
+            "incomplete_spine",
+            f"the image covers {extent_mm:.0f} mm along the body; from C2 to the sacrum are "
+            f"{MIN_EXTENT_MM:.0f} mm or more",
+        )
     present = np.bincount(semantic.voxels_RAS.ravel(), minlength=256) * voxel_mm3(semantic)
     spine_mm3 = present[SEMANTIC["vertebra"]] + present[SEMANTIC["disc"]]
     if spine_mm3 < MIN_SPINE_MM3:

@@ -140,7 +140,7 @@ def require_self_test(found_years: float, expected_years: float) -> None:
     """Raise BadStudy when the network does not answer here as it did where it was published."""
     if not abs(found_years - expected_years) <= SELF_TEST_TOLERANCE_YEARS:
         raise BadStudy(
-            f"the model answers its self-test with {found_years:.3f} years and gave {expected_years:.3f} when "
+            f"the model answers its self-test with {found_years:.3f} years, with {expected_years:.3f} when "
             f"it was published; they may differ by {SELF_TEST_TOLERANCE_YEARS}: this device or version of "
             "torch computes otherwise"
         )

@@ -21,6 +21,11 @@ from spineage.science.labels import SEMANTIC
 
 BODY_FORWARD_MM = 6.0
 """Bone this far in front of the canal's centre line is body; behind it pedicles and arches begin."""
+PILLAR_FORWARD_MM = -8.0
+"""Pedicles and the pillars of the facet joints lie between here and the bodies."""
+PILLAR_PITCHES = 0.28
+"""Bone of a pillar this far (in distances between neighbouring discs) from the plane of a disc is the
+vertebra's own; nearer to it, the facets of two vertebrae overlap."""
 MIN_CRUMB_MM3 = 100.0
 C1_PITCHES = 1.15
 """C1 surrounds the dens from this many cervical pitches above the disc C2/3, measured from its plane."""
@@ -42,9 +47,10 @@ def split_vertebrae(semantic: Volume, canal: Canal, discs: Sequence[Disc]) -> ND
     voxels = np.argwhere(bone_RAS)
     points = to_mm(semantic, voxels)
     along, forward, _ = canal.locate(points)
-    place = _place_between(points, along, discs)
+    place, height = _place_between(points, along, discs)
     is_body, is_low = forward > BODY_FORWARD_MM, place == len(discs) + 2
-    seed = np.where(is_body & ~is_low, place, 0)
+    is_pillar = (forward > PILLAR_FORWARD_MM) & (place > 2) & (height > PILLAR_PITCHES)
+    seed = np.where((is_body | is_pillar) & ~is_low, place, 0)
     _seed_atlas_and_axis(seed, points, along, forward, place, discs)
     taken = _grown(voxels, seed, bone_RAS.shape, semantic.spacing_mm)
     if (taken == 0).any() and (taken > 0).any():
@@ -62,15 +68,18 @@ def _without_crumbs(semantic: Volume) -> NDArray[np.bool_]:
     return keep[labels]
 
 
-def _place_between(points: Points, along: Points, discs: Sequence[Disc]) -> NDArray[np.int64]:
-    """Place of each point: 2 above the first disc, 3 below it, ... by the plane of the disc nearest
-    along."""
+def _place_between(
+    points: Points, along: Points, discs: Sequence[Disc]
+) -> tuple[NDArray[np.int64], Points]:
+    """Place of each point: 2 above the first disc, 3 below it, ... by the plane of the disc nearest along;
+    and its distance from that plane, in distances between neighbouring discs."""
     places = np.array([disc.along_mm for disc in discs])
     nearest = np.abs(along[:, None] - places[None]).argmin(1)
     centres = np.stack([disc.centre_mm for disc in discs])
     ups = np.stack([disc.up for disc in discs])
     height = np.einsum("ij,ij->i", points - centres[nearest], ups[nearest])
-    return nearest + 2 + (height < 0)
+    pitch_mm = np.abs(np.gradient(places))
+    return nearest + 2 + (height < 0), np.abs(height) / pitch_mm[nearest]
 
 
 def _seed_atlas_and_axis(

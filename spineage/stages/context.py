@@ -43,13 +43,14 @@ class Context:
         self.say = say
         self.store = Store(study.workspace)
         self._fingerprints: dict[str, str] = {}
-        self.resolved: dict[str, str] = {}  # model names -> digests: an alias is looked up once a process
+        self.resolved: dict[
+            str, str
+        ] = {}  # model names -> digests: an alias is looked up once a process
 
     def connect(self) -> None:
         """Join or start Ray; only the stages that need it pay for it."""
         cluster = self.study.cluster
-        session.connect(cluster.ray)
-        session.require_gpus(cluster.gpus_per_worker)
+        session.connect(cluster.ray, gpus_needed=cluster.gpus_per_worker)
 
     # addresses
 
@@ -89,7 +90,7 @@ class Context:
         stage: str | None = None,
         where: pads.Expression | None = None,
     ) -> pd.DataFrame:
-        """A table of this study, one row per key. Raises BadStudy naming the verb to run when it is not there."""
+        """A table of this study, one row per key. Raises BadStudy when it is not there yet."""
         stage = stage or writer_of(table)
         folder = self.tables_folder(stage)
         if not self.store.list(f"{folder}/{table}", ".parquet"):
@@ -121,7 +122,9 @@ class Context:
     ) -> str:
         """Over the rows of a per-scan table: which scans, in which version, and the named columns."""
         rows = self.read(table, ["scan_id", "source_digest", *columns], stage=stage)
-        return digest_of(sorted(rows.astype(object).where(rows.notna(), None).values.tolist(), key=str))
+        return digest_of(
+            sorted(rows.astype(object).where(rows.notna(), None).values.tolist(), key=str)
+        )
 
     # writing
 

@@ -17,6 +17,11 @@ from spineage.stages.report import headline, report_path
 from spineage.stages.runner import run_stages
 from spineage.study import Study, read_study
 
+MIN_PEOPLE = 24
+"""Fewer cannot be split four ways with enough normal people in each part."""
+FEW_PEOPLE = 60
+"""Half of them train; of fewer than 30 HDBSCAN calls half noise, and noise is not a diagnosis."""
+
 
 def run_demo(
     num_people: int, workspace: str, *, seed: int, say: Callable[[str], None]
@@ -29,7 +34,9 @@ def run_demo(
         raise BadStudy(f"{num_people} people cannot be split four ways: take at least {MIN_PEOPLE}")
     started = time.monotonic()
     population = Path(workspace) / "population"
-    context = Context(demo_study(population, workspace, seed), say)
+    if num_people < FEW_PEOPLE:
+        say(f"{num_people} people are too few to cluster: each is judged by burden for their age")
+    context = Context(demo_study(population, workspace, seed, num_people), say)
     context.connect()
     say(f"making {num_people} synthetic people")
     phantom.make(str(population), num_people=num_people, seed=seed)
@@ -38,10 +45,7 @@ def run_demo(
     return {**headline(context), "seconds": seconds, "report": report_path(context)}
 
 
-MIN_PEOPLE = 24
-
-
-def demo_study(population: Path, workspace: str, seed: int) -> Study:
+def demo_study(population: Path, workspace: str, seed: int, num_people: int) -> Study:
     """The demo's study file, written beside the population so that every other verb can be tried on it."""
     path = Path(workspace) / "study.yaml"
     values = {
@@ -56,6 +60,14 @@ def demo_study(population: Path, workspace: str, seed: int) -> Study:
             "truth": "population/truth.parquet",
             "key_file": "population/phantom.key",
         },
+        "cohort": {
+            "rule": "clusters" if num_people >= FEW_PEOPLE else "burden",
+            "train": 0.5,
+            "validate": 0.075,
+            "calibrate": 0.2,
+            "test": 0.225,
+        },
+        "train": {"epochs": max(25, round(25 * 80 / num_people))},  # as many steps for fewer people
         "report": {"title": "Spine age: the phantom demo"},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

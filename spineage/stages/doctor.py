@@ -92,14 +92,13 @@ def _weights(study: Study) -> str:
     from spineage.io.nnunet import load_segmenter
 
     segmenter = load_segmenter(study.segment.weights, device="cpu")
-    return f"segmenter {study.segment.weights if study.segment.weights == 'demo' else ''} {segmenter.digest[:12]}"
+    return f"segmenter {segmenter.digest[:12]}"
 
 
 def _ray(study: Study) -> str:
     if not (study.cluster.ray or os.environ.get("RAY_ADDRESS")):
         return "none named: a session is started on this machine when needed"
-    session.connect(study.cluster.ray)
-    session.require_gpus(study.cluster.gpus_per_worker)
+    session.connect(study.cluster.ray, gpus_needed=study.cluster.gpus_per_worker)
     found = session.resources()
     return f"{found['nodes']:g} nodes, {found['CPU']:g} CPUs, {found['GPU']:g} GPUs"
 

@@ -13,7 +13,8 @@ from spineage.flow import ROAD, SIDE_ROADS
 from spineage.stages.context import Context
 
 STAGES = {stage.name: stage for stage in (*ROAD, *SIDE_ROADS)}
-NEEDS_RAY = frozenset({"ingest", "segment", "prepare", "train", "ablate", "sweep", "score"})
+NEEDS_RAY = frozenset({"segment", "prepare", "train", "ablate", "sweep", "score"})
+"""The others start it themselves where there is enough to do."""
 NEEDS_MLFLOW = frozenset({"train", "ablate", "sweep", "calibrate"})
 
 
@@ -36,7 +37,8 @@ def _preflight(context: Context, names: set[str]) -> None:
         from spineage.io import tracking  # mlflow takes seconds to import
 
         tracking.check(context.study.cluster.mlflow)
-    if names & NEEDS_RAY:
+    cluster = context.study.cluster
+    if names & NEEDS_RAY or cluster.ray or cluster.gpus_per_worker:
         context.connect()
 
 

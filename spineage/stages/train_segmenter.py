@@ -90,7 +90,7 @@ def train(
         "command": f"spineage train-segmenter --out OUT --people {num_people} --seed {seed} "
         f"--iterations {iterations}",
         "seed": seed,
-        "phantom_recipe": PhantomRecipe(num_people=num_people, seed=seed).digest,
+        "phantom_recipe": _recipe(num_people, seed).digest,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "features": list(features),

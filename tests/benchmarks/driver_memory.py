@@ -2,8 +2,9 @@
 
     python tests/benchmarks/driver_memory.py [--model WORKSPACE_OF_A_DEMO]
 
-Prints one JSON line. Without --model a small demo is made first for its model bundle. Each population is
-ingested and scored by its own process; the driver's peak (VmHWM) is read from /proc while `spineage score` runs.
+Prints one JSON line. Without --model a small demo is made first for its model bundle. Each population
+is ingested and scored by its own process; the driver's peak (VmHWM) is read from /proc while
+`spineage score` runs.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def main() -> None:
         workspace = Path(options.model) if options.model else folder / "demo"
         if not options.model:
             must(spineage("demo", "--people", "24", "--workspace", str(workspace), cwd=folder))
-        [bundle] = [str(p.parent.absolute()) for p in workspace.glob("calibrate/*/bundle/bundle.json")]
+        [bundle] = [
+            str(p.parent.absolute()) for p in workspace.glob("calibrate/*/bundle/bundle.json")
+        ]
         small, small_s = scored(folder / "small", SMALL, bundle)
         large, large_s = scored(folder / "large", LARGE, bundle)
     print(

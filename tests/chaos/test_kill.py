@@ -33,7 +33,7 @@ def test_scoring_killed_by_sigkill_goes_on_and_equals_an_undisturbed_run(
     process.wait()
     time.sleep(2)  # Ray's own processes notice that their driver is gone
     first = {p: t for t_ in ("scores", "masks", "tensors") for p, t in parts(folder, t_).items()}
-    assert 4 <= len(parts(folder, "scores"))
+    assert len(parts(folder, "scores")) >= 4
     total = len(demo.context().read("scans", ["scan_id"]))
     done = sum(len(pd.read_parquet(p, columns=["scan_id"])) for p in parts(folder, "scores"))
     assert done < total

@@ -239,6 +239,20 @@ def test_levels_are_named_in_order_down_the_picture() -> None:
     assert ordered[-2:] == ["L5", "S1"]
 
 
+def test_a_name_stands_before_the_body_and_not_half_way_to_the_spinous_process() -> None:
+    levels = np.zeros((60, 40), np.uint8)
+    levels[:, 20:24] = LEVELS["canal"]
+    levels[10:20, 8:20] = LEVELS["T9"]
+    levels[25:45, 26:36] = LEVELS["T9"]
+    picture = anatomy.SagittalSlice(
+        (levels > 0).astype(float), levels, height_mm=60.0, width_mm=40.0
+    )
+    [text] = anatomy.levels_on_slices([("", picture)]).axes[0].texts
+    x_mm, y_mm = text.get_position()
+    assert x_mm < 8
+    assert 10 <= y_mm <= 20
+
+
 def test_a_stretched_map_covers_the_picture_and_stays_in_its_range() -> None:
     small = np.random.default_rng(0).random((10, 4))
     large = anatomy.to_picture_grid(small, (83, 37))

@@ -149,6 +149,14 @@ def test_a_field_of_view_that_starts_anywhere_above_the_sacrum_is_refused(spine,
     assert refusal(high) in {"incomplete_spine", "levels_unknown", "empty_mask", "implausible_mask"}
 
 
+@pytest.mark.parametrize("num_rows", [20, 100, 180])
+def test_an_image_shorter_than_any_spine_is_incomplete_whatever_was_drawn_in_it(spine, num_rows):
+    semantic, _ = spine
+    for start in (0, 60, 120):
+        part = semantic.voxels_RAS[:, :, start : start + num_rows]
+        assert refusal(Volume(part, semantic.affine_RAS)) == "incomplete_spine"
+
+
 def test_an_empty_mask_says_so(spine):
     semantic, _ = spine
     assert refusal(semantic.with_voxels(np.zeros_like(semantic.voxels_RAS))) == "empty_mask"

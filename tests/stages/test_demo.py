@@ -24,11 +24,11 @@ def test_the_demo_prints_its_headline_as_json_and_as_a_table(demo: Demo) -> None
     assert "predict-the-mean" in demo.output
 
 
-def test_the_demo_beats_predicting_the_mean_and_not_the_oracle_by_far(demo: Demo) -> None:
-    told = demo.printed
-    assert told["raw_mae_years"] < 0.75 * told["mean_mae_years"]  # 40 people; the 80 of the README: 0.6
-    assert told["oracle_mae_years"] > 0
-    assert told["r_sag_gap"] > 0.3
+def test_the_demo_beats_predicting_the_mean_and_finds_the_planted_gap(demo: Demo) -> None:
+    told = demo.printed  # nine test people: the README's 80 people are held to 0.6 by a benchmark
+    assert told["raw_mae_years"] < told["mean_mae_years"]
+    assert 0 < told["oracle_mae_years"] < told["mean_mae_years"]
+    assert told["r_sag_gap"] > 0.4
 
 
 def test_every_scan_is_scored_or_refused_with_a_declared_code(demo: Demo) -> None:
@@ -62,20 +62,24 @@ def test_no_person_is_in_two_splits_and_repeats_stay_together(demo: Demo) -> Non
 def test_only_normal_training_people_taught_the_network(demo: Demo) -> None:
     context = demo.context()
     cohort = context.read("cohort").set_index("scan_id")
-    trained = [c for r in context.records("train") for c in [r["counts"]]]
     normal = cohort[(cohort.split == "train") & (cohort.status == "normal")]
-    assert trained
-    assert trained[0]["trained_on"] <= len(normal)
+    taught = context.records("train")[0]["counts"]["training_scans"]
+    tensors = set(context.read("tensors", ["scan_id"]).scan_id)
+    assert taught == len(set(normal.index) & tensors)
 
 
 def test_run_again_the_demo_recomputes_nothing(demo: Demo) -> None:
-    before = {p: p.stat().st_mtime_ns for p in demo.folder.rglob("*") if p.is_file() and is_result(p)}
+    before = {
+        p: p.stat().st_mtime_ns for p in demo.folder.rglob("*") if p.is_file() and is_result(p)
+    }
     again = run(
         "demo", "--people", str(PEOPLE), "--workspace", str(demo.folder), "--json", cwd=demo.folder
     )
     assert again.returncode == 0, again.stderr[-2000:]
     told = json.loads(again.stdout.strip().splitlines()[-1])
-    after = {p: p.stat().st_mtime_ns for p in demo.folder.rglob("*") if p.is_file() and is_result(p)}
+    after = {
+        p: p.stat().st_mtime_ns for p in demo.folder.rglob("*") if p.is_file() and is_result(p)
+    }
     assert after == before
     assert {k: v for k, v in told.items() if k != "seconds"} == {
         k: v for k, v in demo.printed.items() if k != "seconds"
@@ -96,7 +100,9 @@ def test_a_change_of_the_calibration_recipe_segments_and_trains_nothing_again(
     before = parts(folder, "masks") | parts(folder, "tensors") | parts(folder, "predictions")
     result = run("run", "--from", "ingest", "--to", "score", cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert parts(folder, "masks") | parts(folder, "tensors") | parts(folder, "predictions") == before
+    assert (
+        parts(folder, "masks") | parts(folder, "tensors") | parts(folder, "predictions") == before
+    )
     assert demo.context(folder).fingerprint("score") != demo.context().fingerprint("score")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from spineage.io.phantom import slice_positions, stored_pixels, study_uid, write_exam
+from spineage.io.phantom import slice_positions, stored_pixels, write_exam
+from spineage.io.phantom_headers import study_uid
 from spineage.science.geometry import Volume
 from spineage.science.phantom import Exam, PhantomRecipe, draw_population, render
 from spineage.science.phantom.stations import stations_of

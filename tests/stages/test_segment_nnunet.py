@@ -11,10 +11,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from safetensors.torch import load_file
 
 from spineage.errors import BadScan, BadStudy
-from spineage.io.nnunet import Segmenter, load_segmenter
+from spineage.io.nnunet import Segmenter, argmax_C, load_segmenter
 from spineage.io.nnunet_import import import_segmenter
 from spineage.science.geometry import Volume
 from spineage.science.labels import LEVELS, SEMANTIC
+from spineage.science.phantom import PhantomRecipe, draw_population, render
 from tests.stages.tiny_nnunet import LABELS, write_tiny_model
 
 
@@ -244,3 +245,33 @@ def test_a_gpu_that_is_not_there_is_one_sentence(imported):
         pytest.skip("this machine has a GPU")
     with pytest.raises(BadStudy, match="no GPU"):
         load_segmenter(str(imported), device="cuda")
+
+
+def test_the_highest_class_is_torchs_argmax_ties_included():
+    logits = torch.randint(0, 3, (7, 5, 6, 4), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(argmax_C(logits), logits.argmax(0).to(torch.uint8))
+
+
+def test_the_demo_segmenter_agrees_with_nnunets_own_predictor_on_a_spine(tmp_path):
+    """Half precision and all, as its users would run it."""
+    recipe = PhantomRecipe(num_people=1, seed=11)
+    image = render(draw_population(recipe)[0], recipe).image
+    segmenter = load_segmenter("demo", threads=1)
+    with redirect_stdout(StringIO()):
+        predictor = nnUNetPredictor(
+            use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
+        )
+        predictor.manual_initialization(
+            segmenter.networks[0],
+            segmenter.plans,
+            segmenter.configuration,
+            [segmenter.networks[0].state_dict()],
+            segmenter.dataset,
+            "nnUNetTrainer",
+            None,
+        )
+        reference = predictor.predict_single_npy_array(
+            image.voxels_RAS.transpose(2, 1, 0)[None], {"spacing": image.spacing_mm[::-1]}
+        ).transpose(2, 1, 0)
+    ours = segmenter.segment(image).voxels_RAS
+    assert (ours == reference).mean() >= 0.9999

@@ -72,8 +72,7 @@ def test_a_segmenter_is_not_overwritten(trained):
 
 
 def test_the_shipped_weights_still_fit_the_phantom():
-    """Raised a little over chance of three people: the promise itself is
-    tests/benchmarks/segmenter_dice.py."""
+    """Three people, so with some slack; the promise is measured by tests/benchmarks/segmenter_dice.py."""
     torch.set_num_threads(1)
     measured = evaluate("demo", 3, 77, say=lambda text: None)
     for name, goal in GOALS.items():

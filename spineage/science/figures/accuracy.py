@@ -79,9 +79,8 @@ def learning_curve(history: pd.DataFrame, best_epoch: int) -> Figure:
             label="training scans",
         )
         if len(validated):
-            axes.plot(
-                validated["epoch"], validated["validate_mae_years"], color=BLUE, lw=2, label="validation people"
-            )  # fmt: skip
+            errors = validated["validate_mae_years"]
+            axes.plot(validated["epoch"], errors, color=BLUE, lw=2, label="validation people")
         axes.axvline(
             best_epoch, color=RUST, lw=1.2, ls=(0, (4, 3)), label=f"kept: epoch {best_epoch}"
         )

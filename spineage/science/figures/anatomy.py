@@ -171,7 +171,7 @@ def _name_levels(panel: Axes, picture: SagittalSlice) -> None:
     """Each vertebra's name just in front of its body."""
     rows, columns = picture.levels_YX.shape
     for name in (*VERTEBRAE, "sacrum"):
-        y, x = np.nonzero(picture.levels_YX == LEVELS[name])
+        y, x = _body(picture.levels_YX, LEVELS[name])
         if len(y) < 8:
             continue
         front = float(np.percentile(x, 3)) / columns * picture.width_mm
@@ -180,6 +180,16 @@ def _name_levels(panel: Axes, picture: SagittalSlice) -> None:
             front - 4, middle, "S1" if name == "sacrum" else name, color="white", fontsize=6, ha="right",
             va="center", bbox={"facecolor": "black", "alpha": 0.35, "pad": 0.6, "linewidth": 0}, clip_on=True,
         )  # fmt: skip
+
+
+def _body(levels_YX: NDArray[np.uint8], label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of a vertebra in front of the canal: its body without its spinous process."""
+    is_canal = (levels_YX == LEVELS["canal"]) | (levels_YX == LEVELS["cord"])
+    columns = levels_YX.shape[1]
+    wall = np.where(is_canal.any(axis=1), is_canal.argmax(axis=1), columns)
+    y, x = np.nonzero(levels_YX == label)
+    is_front = x < wall[y]
+    return (y[is_front], x[is_front]) if is_front.any() else (y, x)
 
 
 PAPER_SCALE = 288.0
@@ -221,6 +231,7 @@ def gradcam(pictures: Sequence[tuple[str, SagittalSlice, NDArray[np.float64]]]) 
                 shrink=0.7,
                 pad=0.02,
                 aspect=40,
+                panchor=False,
             )
     return figure
 

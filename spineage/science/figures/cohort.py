@@ -159,7 +159,7 @@ def burden_by_cluster(cohort: pd.DataFrame) -> Figure:
     people = one_row_a_person(cohort).dropna(subset=["burden"])
     shares = cluster_shares(people).sort_values("median_burden").reset_index(drop=True)
     with look():
-        figure = new_figure(7.0, 0.9 + 0.5 * len(shares))
+        figure = new_figure(7.0, 0.9 + 0.62 * len(shares))
         axes = figure.subplots()
         for i, row in enumerate(rows_of(shares)):
             burden = column_of(people[people["cluster"] == row.cluster], "burden")
@@ -173,7 +173,10 @@ def burden_by_cluster(cohort: pd.DataFrame) -> Figure:
                 linewidths=0,
             )
             axes.plot([np.median(burden)] * 2, [i - 0.36, i + 0.36], color=colour, lw=2.5)
-        names = [f"{row.cluster_name} (n = {row.num_people})" for row in rows_of(shares)]
+        names = [
+            textwrap.fill(f"{row.cluster_name} (n = {row.num_people})", 34)
+            for row in rows_of(shares)
+        ]
         axes.set_yticks(range(len(shares)), names)
         axes.set_xlabel("findings burden: sum of severities (bar: median)")
         axes.grid(axis="y", visible=False)

@@ -1,0 +1,114 @@
+"""The grid and the search as stages: what they train, what they keep, whom they never ask."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from spineage.errors import BadStudy
+from spineage.io.parquet import write_part
+from spineage.io.tensors import part_name
+from spineage.stages import ablate, sweep, train
+from spineage.tables import COHORT, TENSORS
+from tests.toy_spine import SMALL
+from tests.toy_study import toy_study
+
+GRID = {"regions": ["whole", "lumbar"], "losses": ["l1"], "fractions": [1.0], "seeds": [0]}
+
+
+def test_the_grid_is_every_combination(tmp_path):
+    section = {
+        "regions": ["whole", "cervical"],
+        "losses": ["l1", "mse"],
+        "fractions": [0.5, 1.0],
+        "seeds": [0, 1],
+    }
+    arms = ablate.grid(toy_study(tmp_path, ablate=section))
+    seen = {(t.region, t.loss, t.fraction, seed) for t, seed in arms}
+    assert len(arms) == len(seen) == 16
+    assert {t.epochs for t, _ in arms} == {3}
+
+
+def test_an_unknown_region_stops_with_a_sentence(tmp_path):
+    with pytest.raises(BadStudy, match="ablate holds what train does not know"):
+        ablate.grid(toy_study(tmp_path, ablate={**GRID, "regions": ["tail"]}))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_arms_are_trained_once_kept_and_reused_by_a_larger_grid(tmp_path):
+    first = toy_study(tmp_path, ablate=GRID)
+    assert ablate.run(first) == {"arms": 2, "trained": 2}
+    table = first.read("ablations")
+    assert sorted(table["region"]) == ["lumbar", "whole"]
+    assert table["test_mae_years"].between(0, 60).all()
+    assert json.loads(table.set_index("region").loc["lumbar", "parameters"]) == {"region": "lumbar"}
+    assert ablate.run(first) == {"arms": 2, "trained": 0}
+    larger = toy_study(tmp_path, ablate={**GRID, "fractions": [1.0, 0.9]})
+    counts = ablate.run(larger)
+    assert counts == {"arms": 4, "trained": 2}
+    together = larger.read("ablations").set_index("arm")
+    kept = table.set_index("arm")
+    assert (together.loc[kept.index, "test_mae_years"] == kept["test_mae_years"]).all()
+
+
+def test_the_studys_own_recipe_as_an_arm_repeats_its_network(tmp_path):
+    context = toy_study(tmp_path)
+    train.run(context)
+    everyone = train.people(context)
+    arm = ablate._arm(context, everyone, context.study.train, context.study.seed)
+    ablate.train_arm(arm, lambda metrics: None)
+    row = json.loads(context.store.read(ablate._file(arm)))
+    told = context.read("predictions")
+    test = told[(told["split"] == "test") & (told["status"] == "normal")]
+    error_years = (test["predicted_years"] - test["age_years"]).abs().mean()
+    assert row["test_mae_years"] == pytest.approx(error_years, abs=1e-4)
+    assert row["num_train"] == train.run(context)["training_scans"]
+
+
+def test_r2_is_one_minus_squared_error_over_spread():
+    ages, told = np.array([20.0, 40.0, 60.0]), np.array([25.0, 40.0, 55.0])
+    assert ablate.accuracy(told, ages) == {
+        "test_mae_years": pytest.approx(10 / 3),
+        "test_r2": pytest.approx(1 - 50 / 800),
+    }
+    assert ablate.accuracy(np.empty(0), np.empty(0)) == {"test_mae_years": None, "test_r2": None}
+
+
+SEARCH = {"num_trials": 2, "grace_epochs": 1}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_search_never_asks_test_people(tmp_path):
+    context = toy_study(tmp_path, train={"epochs": 2}, sweep=SEARCH)
+    cohort = context.read("cohort")
+    for row in cohort[cohort["split"] == "test"].itertuples():
+        broken = {
+            "scan_id": row.scan_id,
+            "source_digest": row.source_digest,
+            "shape": list(SMALL.shape),
+            "voxels_zstd": b"reading this crashes",
+            "levels_zstd": b"",
+        }
+        name = part_name(row.scan_id, row.source_digest)
+        write_part(context.store, context.folder("prepare"), TENSORS, [broken], name)
+    counts = sweep.run(context)
+    assert counts == {"trials": 2, "asked": 2}
+    table = context.read("ablations", stage="sweep")
+    assert table["test_mae_years"].isna().all()
+    assert table["test_r2"].isna().all()
+    assert list(table["validate_mae_years"]) == sorted(table["validate_mae_years"])
+    drawn = json.loads(table["parameters"].iloc[0])
+    low, high = context.study.sweep.learning_rate
+    assert low <= drawn["learning_rate"] <= high
+    assert sweep.run(context) == counts
+
+
+def test_a_search_without_validation_people_stops_before_work(tmp_path):
+    context = toy_study(tmp_path, sweep=SEARCH)
+    cohort = context.read("cohort")
+    cohort["split"] = cohort["split"].replace("validate", "test")
+    write_part(context.store, context.folder("cohort"), COHORT, cohort, "part-0")
+    with pytest.raises(BadStudy, match="nothing to compare by"):
+        sweep.run(context)
