@@ -157,7 +157,11 @@ def import_segmenter(
         str, typer.Argument(help="nnU-Net v2 result folder (dataset.json, plans.json, fold_*)")
     ],
     out: Annotated[str, typer.Option(help="folder for the converted weights")],
-    orientation: Annotated[str, typer.Option(help="axes the model was trained on, e.g. RAS")] = "",
+    orientation: Annotated[
+        str, typer.Option(help="axes the model was trained on, e.g. RAS; nnU-Net does not reorient")
+    ],
+    domain: Annotated[str, typer.Option(help="human or phantom: what it was trained on")] = "human",
+    folds: Annotated[str, typer.Option(help="e.g. 0 or 0,1,2; default: the model's own")] = "",
     trust: Annotated[
         bool, typer.Option("--trust", help="the checkpoint is a pickle: you trust it")
     ] = False,
@@ -167,7 +171,12 @@ def import_segmenter(
     def work() -> None:
         from spineage.stages import import_segmenter as stage
 
-        entry.say(stage.convert(model, out, orientation=orientation, trust=trust))
+        chosen = tuple(folds.split(",")) if folds else None
+        entry.say(
+            stage.convert(
+                model, out, orientation=orientation, trust=trust, folds=chosen, domain=domain
+            )
+        )
 
     _ends(entry.guarded(work))
 

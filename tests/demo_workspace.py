@@ -32,11 +32,11 @@ class Demo:
         return Context(read_study((folder or self.folder) / "study.yaml"), say=lambda text: None)
 
     def copy(self, folder: Path, *, without: tuple[str, ...] = ()) -> Path:
-        """A copy that has lost the results of some stages; the population is shared by a link."""
-        skipped = shutil.ignore_patterns("population", *without)
+        """A copy that has lost the results of some stages; it reads the same population."""
+        skipped = shutil.ignore_patterns("population", "study.resolved.yaml", *without)
         shutil.copytree(self.folder, folder, ignore=skipped)
-        (folder / "population").symlink_to(self.folder / "population")
         study = (folder / "study.yaml").read_text().replace(str(self.folder), str(folder))
+        study = study.replace(": population/", f": {self.folder}/population/")
         (folder / "study.yaml").write_text(study)
         return folder
 

@@ -72,7 +72,9 @@ def test_a_ray_address_that_does_not_answer_is_one_sentence(tmp_path: Path) -> N
     (tmp_path / "scans/a.txt").write_text("x")
     write_study(tmp_path, inputs={"scans": "scans"}, cluster={"ray": "127.0.0.1:1"})
     before = everything_in(tmp_path)
-    fails_clearly(spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), "127.0.0.1:1")
+    fails_clearly(
+        spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), "127.0.0.1:1"
+    )
     assert everything_in(tmp_path) == before
 
 

@@ -24,9 +24,10 @@ STAGES = [*ROAD, *SIDE_ROADS]
 FORBIDDEN = {
     "science": {
         "ray", "mlflow", "pathlib", "os", "io", "shutil", "tempfile", "fsspec", "pydicom", "nibabel",
-        "spineage.io", "spineage.engine", "spineage.stages", "spineage.cli", "spineage.study_file",
+        "spineage.io", "spineage.engine", "spineage.stages", "spineage.report", "spineage.cli",
     },
     "io": {"ray", "spineage.engine", "spineage.stages", "spineage.cli"},
+    "report": {"ray", "mlflow", "spineage.engine", "spineage.stages", "spineage.cli"},
     "engine": {"mlflow", "spineage.io", "spineage.stages", "spineage.cli"},
     "stages": {"ray", "spineage.cli"},
 }  # fmt: skip

@@ -113,13 +113,15 @@ def search(
             run_config=_run_config(storage, name, _Progress(say, num_trials)),
         )
     results = _raise_first(tuner.fit())
+    ended = [results[i] for i in range(len(results))]
+    told = [(one.config or {}, one.metrics or {}) for one in ended]
     return [
         Outcome(
-            {key: float(result.config[key]) for key in space},
-            {key: float(result.metrics[key]) for key in (TIME, METRIC)},
+            {key: float(drawn[key]) for key in space},
+            {key: float(metrics[key]) for key in (TIME, METRIC)},
         )
-        for result in (results[i] for i in range(len(results)))
-        if result.metrics and math.isfinite(result.metrics.get(METRIC, math.nan))
+        for drawn, metrics in told
+        if math.isfinite(metrics.get(METRIC, math.nan))
     ]
 
 

@@ -52,6 +52,11 @@ class Store:
             os.fsync(file.fileno())
         os.replace(draft, target)
 
+    def point(self, rel: str, data: bytes) -> None:
+        """Write a small pointer file, unless it says so already."""
+        if not (self.exists(rel) and self.read(rel) == data):
+            self.write(rel, data)
+
     def list(self, rel: str, suffix: str = "") -> list[str]:
         """Everything below a folder, relative to the root, sorted; drafts of a killed run are not there."""
         try:

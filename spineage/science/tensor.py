@@ -124,15 +124,16 @@ def _normalise(
         reference = float(np.percentile(signal.voxels_RAS[spine], 99))
         if not reference > 0:
             raise BadScan("bad_values", "the spine is black: its 99th percentile is not above 0")
-        return np.clip(signal.voxels_RAS.astype(np.float32) / reference, 0, BRIGHTEST)
+        shares: NDArray[np.float32] = signal.voxels_RAS.astype(np.float32) / np.float32(reference)
+        return shares.clip(0, BRIGHTEST)
     indices = np.argwhere(spine)
     height_mm = levels.to_mm(indices.astype(np.float64))[:, 2]
     chosen = tuple(indices.T)
     is_csf = levels.voxels_RAS[chosen] == CANAL
     values = signal.voxels_RAS[chosen].astype(np.float64)
-    shares = values / csf_reference(height_mm[is_csf], values[is_csf], height_mm)
+    relative = values / csf_reference(height_mm[is_csf], values[is_csf], height_mm)
     normalised = np.zeros_like(signal.voxels_RAS, dtype=np.float32)
-    normalised[chosen] = np.clip(shares, 0, BRIGHTEST)
+    normalised[chosen] = relative.clip(0, BRIGHTEST)
     return normalised
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from spineage.errors import BadStudy
 from spineage.io.bundle import BUNDLE_FILES, DIGEST, Bundle, bundle_files, digest_of_files, mark_of
-from spineage.io.nnunet import read_manifest
+from spineage.io.segmenters import read_manifest
 from spineage.io.tracking import open_tracking, tracking_uri
 from spineage.science.appraise import appraise
 from spineage.science.calibrate import AgeBias, calibration_people, fit_age_bias
@@ -187,7 +187,7 @@ def latest_bundle(context: Context) -> tuple[str, str]:
 def _point(context: Context) -> None:
     digest = context.asset("calibrate", f"bundle/{DIGEST}").decode().strip()
     told = {"folder": f"{context.folder('calibrate')}/bundle", "digest": digest}
-    context.store.write(_pointer(context), json.dumps(told).encode())
+    context.store.point(_pointer(context), json.dumps(told).encode())
 
 
 def _pointer(context: Context) -> str:

@@ -63,7 +63,7 @@ def run(context: Context) -> dict[str, int]:
             write_part(context.store, folder, TABLES[table], table_rows, "part-0")
         context.store.write(f"{folder}/done.json", b"{}")
     pointer = json.dumps({"generation": generation}).encode()
-    context.store.write(f"{context.folder('ingest')}/latest.json", pointer)
+    context.store.point(f"{context.folder('ingest')}/latest.json", pointer)
     return _counts(context, folder)
 
 

@@ -17,9 +17,9 @@ from spineage.engine import session
 from spineage.engine.rows import Limits, Row, Step, plain_progress, run_rows
 from spineage.errors import TRANSIENT, BadStudy
 from spineage.io.bundle import BUNDLE_FILES, DIGEST, Bundle, read_bundle
-from spineage.io.nnunet import read_manifest
 from spineage.io.parquet import read_keys, read_table, write_part
 from spineage.io.parts import find_parts
+from spineage.io.segmenters import read_manifest
 from spineage.io.store import Store
 from spineage.io.tracking import open_tracking
 from spineage.science.network import load_network

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -32,12 +34,13 @@ def head(tmp_path: Path) -> Iterator[str]:
     port, dashboard = free_port(), free_port()
     bin_folder = str(Path(sys.executable).parent)
     env = {**environment(), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    short = tempfile.mkdtemp(prefix="ray-")  # a socket's path has 107 bytes at most
     log = (tmp_path / "head.log").open("w")
     process = subprocess.Popen(
         [
             f"{bin_folder}/ray", "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats",
             f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
-            "--node-ip-address=127.0.0.1", f"--temp-dir={tmp_path}/r",
+            "--node-ip-address=127.0.0.1", f"--temp-dir={short}",
         ],
         env=env, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
@@ -56,6 +59,7 @@ def head(tmp_path: Path) -> Iterator[str]:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    shutil.rmtree(short, ignore_errors=True)
 
 
 def test_the_population_job_is_submitted_to_a_ray_head_and_leaves_its_scores(
