@@ -136,17 +136,16 @@ def make_phantom(
 @app.command("train-segmenter")
 def train_segmenter(
     out: Annotated[str, typer.Option(help="folder for the imported weights")],
-    people: Annotated[int | None, typer.Option(help="synthetic people to train on")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    iterations: Annotated[int | None, typer.Option(help="training steps")] = None,
+    people: Annotated[int, typer.Option(help="synthetic people to train on")] = 100,
+    seed: Annotated[int, typer.Option()] = 2511,
+    iterations: Annotated[int, typer.Option(help="training steps")] = 1300,
 ) -> None:
     """Train the demo segmenter: nnU-Net's own planner and trainer on phantoms, then import it."""
 
     def work() -> None:
         from spineage.stages import train_segmenter as stage
 
-        given = {"num_people": people, "seed": seed, "iterations": iterations}
-        stage.train(out, **{key: value for key, value in given.items() if value is not None})
+        stage.train(out, num_people=people, seed=seed, iterations=iterations)
 
     _ends(entry.guarded(work))
 
@@ -161,7 +160,10 @@ def import_segmenter(
         str, typer.Option(help="axes the model was trained on, e.g. RAS; nnU-Net does not reorient")
     ],
     domain: Annotated[str, typer.Option(help="human or phantom: what it was trained on")] = "human",
-    folds: Annotated[str, typer.Option(help="e.g. 0 or 0,1,2; default: the model's own")] = "",
+    label_map: Annotated[
+        str | None, typer.Option(help="JSON file: a name in dataset.json to our name")
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help='e.g. "0,1"; default: the model\'s own')] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="the checkpoint is a pickle: you trust it")
     ] = False,
@@ -171,10 +173,15 @@ def import_segmenter(
     def work() -> None:
         from spineage.stages import import_segmenter as stage
 
-        chosen = tuple(folds.split(",")) if folds else None
         entry.say(
             stage.convert(
-                model, out, orientation=orientation, trust=trust, folds=chosen, domain=domain
+                model,
+                out,
+                trust=trust,
+                orientation=orientation,
+                label_map=label_map,
+                folds=folds,
+                domain=domain,
             )
         )
 

@@ -94,7 +94,7 @@ class Cohort(Section):
 
     rule: Literal["clusters", "burden", "everyone"] = Field(
         "clusters",
-        description="the paper's rule; each person's burden for their age (for too few to cluster); or no rule",
+        description="the paper's rule; each person's burden for their age (too few to cluster); or no rule",
     )
     min_share: float = Field(
         0.15, description="the paper: clusters above 15 % are kept, the rest merged"

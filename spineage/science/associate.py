@@ -173,8 +173,10 @@ def natural_spline(age_years: Floats, df: int) -> Floats:
     if len(knots) == 1:
         return np.empty((len(age_years), 0))
     if len(knots) == 2:
-        return (age_years - age_years.mean())[:, None]
-    return CubicSpline(knots, np.eye(len(knots)), bc_type="natural")(age_years)[:, 1:]
+        return np.asarray((age_years - age_years.mean())[:, None], np.float64)
+    return np.asarray(
+        CubicSpline(knots, np.eye(len(knots)), bc_type="natural")(age_years)[:, 1:], np.float64
+    )
 
 
 def _dummies(column: pd.Series) -> Floats:

@@ -54,7 +54,7 @@ class Canal:
     def up_at(self, along_mm: float) -> Points:
         """Unit tangent [3] at a place along the canal."""
         index = int(np.clip(round(along_mm / STEP_MM), 0, len(self.up) - 1))
-        return self.up[index]
+        return np.asarray(self.up[index], np.float64)
 
 
 def find_canal(semantic: Volume) -> Canal:
@@ -102,7 +102,7 @@ def without_crumbs(mask_RAS: NDArray[np.bool_], *, share: float) -> NDArray[np.b
         return mask_RAS
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return (sizes >= share * sizes.max())[labels] & mask_RAS
+    return np.asarray((sizes >= share * sizes.max())[labels] & mask_RAS, np.bool_)
 
 
 def _curve(centres_mm: Points) -> Canal:
@@ -143,8 +143,10 @@ def _prolong(line: Points, length_mm: float = 80.0) -> Points:
     """Points after the last, STEP_MM apart, in the mean direction of the last TANGENT_MM."""
     direction = line[-1] - line[-min(len(line), int(TANGENT_MM / STEP_MM))]
     direction = direction / np.linalg.norm(direction)
-    return line[-1] + np.arange(1, length_mm / STEP_MM)[:, None] * STEP_MM * direction
+    return np.asarray(
+        line[-1] + np.arange(1, length_mm / STEP_MM)[:, None] * STEP_MM * direction, np.float64
+    )
 
 
 def _unit(vectors: Points) -> Points:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float64)

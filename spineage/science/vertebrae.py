@@ -65,7 +65,7 @@ def _without_crumbs(semantic: Volume) -> NDArray[np.bool_]:
     labels, _ = ndimage.label(semantic.voxels_RAS == SEMANTIC["vertebra"], np.ones((3, 3, 3)))
     keep = np.bincount(labels.ravel()) * voxel_mm3(semantic) >= MIN_CRUMB_MM3
     keep[0] = False
-    return keep[labels]
+    return np.asarray(keep[labels], np.bool_)
 
 
 def _place_between(
