@@ -165,7 +165,9 @@ class Train(Section):
     )
     augment: bool = Field(True)
     num_workers: int = Field(
-        2, description="DDP workers; identity, since batch norm sees the local batch"
+        2,
+        ge=0,
+        description="DDP workers; the batch is one whatever it is, but sums round differently",
     )
 
 

@@ -64,8 +64,8 @@ def _join(address: str) -> None:
 
 
 def _quiet() -> None:
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
+    for name in ("data", "data._internal.execution.streaming_executor", "train", "tune"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # the stages say what happens
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")

@@ -8,19 +8,67 @@ The paper names these parts and keeps the layer table: channels, pooling and hea
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from spineage.science.tensor import keep_region
 from spineage.study import Prepare, Train
 
 MIN_VOXELS = 4
 """An axis of fewer voxels is pooled no further."""
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """The sum of every worker's tensor. Each part is in every worker's sum, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        total = part.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+
+_over_workers: Callable[[Tensor], Tensor] = _SumOverWorkers.apply
+
+
+class SharedBatchNorm3d(nn.BatchNorm3d):
+    """Batch normalisation over the whole batch, also when several workers hold a part of it each.
+
+    A worker's part is a few scans, whose own mean hides how bright these people's discs are, which is the
+    signal: with two workers of four scans each a network hardly learned from phantoms (held-out MAE 0.73 of
+    predict-the-mean). Parts must be of equal size. torch.nn.SyncBatchNorm does this on GPUs only.
+    """
+
+    def forward(self, deep_BCRAS: Tensor) -> Tensor:
+        """[B, C, R, A, S] to the same, normalised per channel."""
+        size = distributed.get_world_size() if distributed.is_initialized() else 1
+        if not self.training or size == 1:
+            return super().forward(deep_BCRAS)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        variance_C, mean_C = torch.var_mean(deep_BCRAS, dim=(0, 2, 3, 4), correction=0)
+        shared: Tensor = _over_workers(torch.stack([mean_C, variance_C + mean_C**2])) / size
+        mean_C, variance_C = shared[0], shared[1] - shared[0] ** 2
+        with torch.no_grad():
+            count = size * deep_BCRAS.numel() // deep_BCRAS.shape[1]
+            self.running_mean.lerp_(mean_C, self.momentum)
+            self.running_var.lerp_(variance_C * count / (count - 1), self.momentum)
+        scale_C = self.weight * torch.rsqrt(variance_C.clamp_min(0) + self.eps)
+        shift_C = self.bias - mean_C * scale_C
+        return deep_BCRAS * scale_C.view(-1, 1, 1, 1) + shift_C.view(-1, 1, 1, 1)
 
 
 class SpineAgeNet(nn.Module):
@@ -78,7 +126,7 @@ def _block(num_in: int, num_out: int, pool: tuple[int, int, int]) -> nn.Sequenti
     """Pooling before the ReLU is the same function as after it (both keep order), on fewer voxels."""
     return nn.Sequential(
         nn.Conv3d(num_in, num_out, 3, padding=1, bias=False),
-        nn.BatchNorm3d(num_out),
+        SharedBatchNorm3d(num_out),
         nn.MaxPool3d(pool),
         nn.ReLU(),
     )

@@ -87,7 +87,6 @@ def train_loop(worker: Worker, config: dict[str, Any]) -> None:
         total=worker.total,
     )
     for epoch in epochs:
-        average_buffers(model, worker)
         mae_years = validate(model, everyone, config["validate_numbers"], recipe.region, worker)
         state = _next_state(state, model, epoch, mae_years, recipe.epochs)
         is_kept = epoch.number % KEEP_EVERY == 0
@@ -185,18 +184,6 @@ def progress_of(history: list[dict[str, float]]) -> dict[str, float]:
 
 def _copied(model: SpineAgeNet) -> dict[str, Tensor]:
     return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
-
-
-@torch.no_grad()
-def average_buffers(model: SpineAgeNet, worker: Worker) -> None:
-    """Give every worker the mean of all batch-norm statistics: each has seen its own batches only."""
-    if worker.size == 1:
-        return
-    buffers = [b for b in model.buffers() if b.is_floating_point()]
-    sums = worker.total(torch.cat([b.detach().cpu().double().reshape(-1) for b in buffers]))
-    means = iter((sums / worker.size).split([b.numel() for b in buffers]))
-    for buffer in buffers:
-        buffer.copy_(next(means).reshape(buffer.shape))
 
 
 def validate(
