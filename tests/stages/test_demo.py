@@ -25,10 +25,16 @@ def test_the_demo_prints_its_headline_as_json_and_as_a_table(demo: Demo) -> None
 
 
 def test_the_demo_beats_predicting_the_mean_and_finds_the_planted_gap(demo: Demo) -> None:
-    told = demo.printed  # nine test people: the README's 80 people are held to 0.6 by a benchmark
-    assert told["raw_mae_years"] < told["mean_mae_years"]
-    assert 0 < told["oracle_mae_years"] < told["mean_mae_years"]
-    assert told["r_sag_gap"] > 0.4
+    """On everyone it neither learned from nor was chosen by: the headline's eight people are a lottery."""
+    predictions = demo.context().read("predictions")
+    learned = predictions[(predictions.split == "train") & (predictions.status == "normal")]
+    others = predictions[predictions.split.isin(["calibrate", "test"])]
+    assert others.person_id.nunique() >= 15
+    raw_years = (others.predicted_years - others.age_years).abs().mean()
+    mean_years = (learned.age_years.mean() - others.age_years).abs().mean()
+    assert raw_years < 0.75 * mean_years
+    assert 0 < demo.printed["oracle_mae_years"] < demo.printed["mean_mae_years"]
+    assert demo.printed["r_sag_gap"] > 0.4
 
 
 def test_every_scan_is_scored_or_refused_with_a_declared_code(demo: Demo) -> None:
