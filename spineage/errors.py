@@ -25,6 +25,7 @@ FAULTS: dict[str, str] = {
     "no_geometry": "position, orientation or spacing is missing from the header",
     "bad_values": "pixels are NaN, infinite or constant",
     "bad_pixels": "pixel data cannot be decoded, or disagree with the header",
+    "refused_by_hand": "overrides.csv refuses it, with a reason",
     "not_chosen": "another series of the same exam and station was chosen",
     # scans
     "stations_apart": "stations of the exam leave a gap along the spine",

@@ -34,6 +34,9 @@ class Inputs(Section):
     truth: str | None = Field(
         None, description="parquet of planted values (phantom populations only)"
     )
+    overrides: str | None = Field(
+        None, description="CSV: series_id, decision (accept or refuse), reason (names nobody)"
+    )
     key_file: str | None = Field(
         None, description="key of the person hashes; none means $SPINEAGE_KEY or $SPINEAGE_KEY_FILE"
     )
@@ -328,10 +331,7 @@ def _anchored(study: Study, folder: Path) -> Study:
         return str(folder / value)
 
     inputs = study.inputs.model_copy(
-        update={
-            k: anchor(getattr(study.inputs, k))
-            for k in ("scans", "participants", "findings", "lifestyle", "truth", "key_file")
-        }
+        update={k: anchor(getattr(study.inputs, k)) for k in Inputs.model_fields if k != "exam_key"}
     )
     weights = study.segment.weights
     segment = study.segment.model_copy(

@@ -97,6 +97,21 @@ FILES = Table(
     private=True,
 )
 
+HEADERS = Table(
+    "headers",
+    "what every file's header says, kept so that an unchanged file is never read again",
+    (
+        Column("file_id", STR, "keyed hash of the path below the input folder"),
+        Column("location", STR, "path or URI, with the member for archives"),
+        Column("bytes", INT, "size", "bytes"),
+        Column("group", INT, "files of one person have the same"),
+        Column("code", STR, "fault code, empty when there is a header"),
+        Column("message", STR, "what was found and what was expected"),
+        Column("header_json", STR, "fields of science.series.Header", nullable=True),
+    ),
+    private=True,
+)
+
 SOURCES = Table(
     "sources",
     "where the voxels of each scan are: what a worker opens",
@@ -401,7 +416,7 @@ TRUTH = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        FILES, SOURCES, SERIES, SCANS, FAULTS, CONDITIONS, COHORT, MASKS, TENSORS, PREDICTIONS, HISTORY,
-        CALIBRATION, SCORES, ASSOCIATIONS, ABLATIONS, EXPLANATIONS, TRUTH,
+        FILES, HEADERS, SOURCES, SERIES, SCANS, FAULTS, CONDITIONS, COHORT, MASKS, TENSORS, PREDICTIONS,
+        HISTORY, CALIBRATION, SCORES, ASSOCIATIONS, ABLATIONS, EXPLANATIONS, TRUTH,
     )
 }  # fmt: skip

@@ -144,13 +144,15 @@ def _header(
     study_uid = text_of(dataset, "StudyInstanceUID") or object_uid
     exam_raw = text_of(dataset, exam_key) or study_uid
     frames = frames_of(dataset)
+    series_uid = text_of(dataset, "SeriesInstanceUID")
+    about = _about(dataset, keyed, exam_raw, study_uid)
     return Header(
         file_id=file_id,
         kind="dicom",
-        series_id=keyed.series(text_of(dataset, "SeriesInstanceUID") or object_uid),
+        series_id=keyed.series(f"{about.person_id}:{series_uid or object_uid}"),
         object_id=keyed.series(f"object:{object_uid}"),
         digest=digest.hexdigest(),
-        about=_about(dataset, keyed, exam_raw, study_uid),
+        about=about,
         physics=_physics(dataset),
         words=words_in(
             *(

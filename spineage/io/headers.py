@@ -20,6 +20,7 @@ SNIFF_BYTES = 4096
 class Read:
     """What came of one file: its header, or a fault code with a message."""
 
+    seen: Seen
     file_id: str
     header: Header | None
     code: str = ""
@@ -37,19 +38,19 @@ class Chunk:
 
 def read_chunk(chunk: Chunk) -> list[Read]:
     """The headers of a few files: what one parallel task does."""
-    return [read_file(seen, chunk.keyed, chunk.exam_key) for seen in chunk.files]
+    return [read for seen in chunk.files for read in read_file(seen, chunk.keyed, chunk.exam_key)]
 
 
-def read_file(seen: Seen, keyed: Keyed, exam_key: str) -> Read:
+def read_file(seen: Seen, keyed: Keyed, exam_key: str) -> list[Read]:
     """The header of one file, or why there is none."""
     file_id = keyed.file(seen.name)
     try:
-        return Read(file_id, _header(seen, file_id, keyed, exam_key))
+        return [Read(seen, file_id, _header(seen, file_id, keyed, exam_key))]
     except BadScan as fault:
-        return Read(file_id, None, fault.code, str(fault))
+        return [Read(seen, file_id, None, fault.code, str(fault))]
     except OSError as error:
         why = error.strerror or type(error).__name__
-        return Read(file_id, None, "unreadable", f"the file cannot be opened ({why})")
+        return [Read(seen, file_id, None, "unreadable", f"the file cannot be opened ({why})")]
 
 
 def _header(seen: Seen, file_id: str, keyed: Keyed, exam_key: str) -> Header:

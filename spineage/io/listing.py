@@ -24,6 +24,11 @@ class Seen:
     is_link_to_folder: bool = False
 
 
+def walk_input(root: str) -> Iterator[Seen]:
+    """See list_input."""
+    yield from list_input(root)
+
+
 def list_input(root: str) -> list[Seen]:
     """Every file below the folder or URI, sorted by name. Raises BadStudy when it is missing or empty."""
     if not root:

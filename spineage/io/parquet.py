@@ -60,8 +60,20 @@ def read_table(
     """All parts of a table, or an empty frame. Private location columns are read only by name."""
     wanted = list(columns) if columns is not None else table.schema.names
     parts = store.list(f"{folder}/{table.name}", ".parquet")
+    return read_parts(store, parts, table, wanted, where).to_pandas()
+
+
+def read_parts(
+    store: Store,
+    parts: Sequence[str],
+    table: Table,
+    columns: Sequence[str] | None = None,
+    where: pads.Expression | None = None,
+) -> pa.Table:
+    """The named parts of a table, relative to the root, or no rows."""
+    wanted = list(columns) if columns is not None else table.schema.names
     if not parts:
-        return table.schema.empty_table().select(wanted).to_pandas()
+        return table.schema.empty_table().select(wanted)
     base = store.root if store.is_local else store.fs._strip_protocol(store.root)
     filesystem = None if store.is_local else store.fs
     dataset = pads.dataset(
@@ -70,7 +82,7 @@ def read_table(
         format="parquet",
         filesystem=filesystem,
     )
-    return dataset.to_table(columns=wanted, filter=where).to_pandas()
+    return dataset.to_table(columns=wanted, filter=where)
 
 
 def read_keys(store: Store, folder: str, table: Table) -> set[tuple[str, str]]:

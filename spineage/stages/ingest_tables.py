@@ -1,45 +1,48 @@
-"""From the headers of all files to the tables files, series, scans and sources."""
+"""From the headers of some people's files to the tables files, series, scans and sources."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from spineage.io.headers import Read
 from spineage.io.identity import Keyed
-from spineage.io.listing import Seen
+from spineage.io.overrides import Override
 from spineage.science.age import settle_age
 from spineage.science.judge import Series, judge
-from spineage.science.series import About, Header, Limits
+from spineage.science.series import Header, Limits
 from spineage.science.stations import Choice, choose_stations
 from spineage.study import Ingest
 
 Row = dict[str, Any]
+People = dict[tuple[str, str | None], Row]
 
 
 def tables_of(
-    files: Sequence[Seen],
     reads: Sequence[Read],
     section: Ingest,
     keyed: Keyed,
     people: pd.DataFrame | None,
+    overrides: Mapping[str, Override],
 ) -> dict[str, list[Row]]:
-    """The rows of the four tables. reads: one for each file, in any order."""
-    by_id = {read.file_id: read for read in reads}
+    """The rows of the four tables. reads: all files of some people, in any order."""
+    reads = sorted(reads, key=lambda read: read.file_id)
     headers = _without_doubles(read.header for read in reads if read.header)
     limits = limits_of(section)
-    series = [judge(group, limits) for group in _grouped(headers, "series_id")]
+    series = [decided(judge(group, limits), overrides) for group in _grouped(headers, "series_id")]
     choices = _choose(series, section)
     first_days = _first_days(headers)
-    locations = {keyed.file(seen.name): seen.location for seen in files}
+    locations = {read.file_id: read.seen.location for read in reads}
+    ages = _by_person(people)
     scans, sources = [], []
     for choice in choices:
         key = _scan_key(choice, keyed)
-        scans.append({**key, **_scan_row(choice, people, first_days)})
+        scans.append({**key, **_scan_row(choice, ages, first_days)})
         sources.append({**key, "stations_json": _stations_json(choice, locations)})
     scan_ids = {
         station.series_id: scan["scan_id"]
@@ -49,11 +52,25 @@ def tables_of(
     left = {series_id: why for choice in choices for series_id, why in choice.left.items()}
     used = {header.file_id for header in headers}
     return {
-        "files": [_file_row(seen, by_id[keyed.file(seen.name)], used) for seen in files],
+        "files": [_file_row(read, used) for read in reads],
         "sources": sources,
         "series": [_series_row(one, left, scan_ids) for one in series],
         "scans": scans,
     }
+
+
+def decided(series: Series, overrides: Mapping[str, Override]) -> Series:
+    """The rules' answer, or a person's. What has no even stack of slices cannot be accepted by anyone."""
+    override = overrides.get(series.series_id)
+    if override is None:
+        return series
+    if override.decision == "refuse":
+        return replace(series, code="refused_by_hand", message=f"by hand: {override.reason}")
+    view = series.view
+    if view.grid is None or view.stack_fault or view.num_slices < 2:
+        why = "accepted by hand, but its slices make no volume"
+        return replace(series, message=f"{series.message}; {why}")
+    return replace(series, code="", message=f"by hand: {override.reason}")
 
 
 def limits_of(section: Ingest) -> Limits:
@@ -77,13 +94,17 @@ def _grouped(headers: Iterable[Header], by: str) -> list[list[Header]]:
 
 
 def _choose(series: Sequence[Series], section: Ingest) -> list[Choice]:
-    """One choice for each exam; a NIfTI file has no frame of reference to share: it is a scan by itself."""
+    """One choice for each exam; a NIfTI file has no frame of reference to share: it is a scan by itself.
+
+    An exam is a person's: an exam id that two people share is two exams.
+    """
     exams: dict[str, list[Series]] = {}
     for one in series:
         first = one.view.first
         if not one.code:
             alone = first.series_id if first.kind == "nifti" else ""
-            exams.setdefault(f"{first.about.exam_id}:{alone}", []).append(one)
+            about = first.about
+            exams.setdefault(f"{about.person_id}:{about.exam_id}:{alone}", []).append(one)
     return [choose_stations(exams[name], section.composed_extent_mm) for name in sorted(exams)]
 
 
@@ -110,9 +131,9 @@ def _scan_key(choice: Choice, keyed: Keyed) -> Row:
     return {"scan_id": keyed.scan(*ids), "source_digest": digest.hexdigest()}
 
 
-def _scan_row(choice: Choice, people: pd.DataFrame | None, first_days: Mapping[str, int]) -> Row:
+def _scan_row(choice: Choice, people: People, first_days: Mapping[str, int]) -> Row:
     about = choice.stations[0].view.first.about
-    person = _person_row(people, about)
+    person = people.get((about.person_id, about.exam_id), people.get((about.person_id, None), {}))
     age_years, age_source = settle_age(
         person.get("age_years"), about.age_years, about.age_by_dates_years
     )
@@ -135,16 +156,13 @@ def _scan_row(choice: Choice, people: pd.DataFrame | None, first_days: Mapping[s
     }
 
 
-def _person_row(people: pd.DataFrame | None, about: About) -> dict[str, Any]:
-    """What the participants table says of the exam, else of the person; {} when it says nothing."""
-    if people is None:
-        return {}
-    rows = people[people.person_id == about.person_id]
-    of_exam = rows[rows.exam_id == about.exam_id]
-    rows = of_exam if len(of_exam) else rows[rows.exam_id.isna()]
-    if rows.empty:
-        return {}
-    return {str(name): None if pd.isna(value) else value for name, value in rows.iloc[0].items()}
+def _by_person(people: pd.DataFrame | None) -> People:
+    """What the participants table says of each exam, and of each person where it names no exam."""
+    found: People = {}
+    for row in (people if people is not None else pd.DataFrame()).to_dict("records"):
+        known: Row = {str(k): None if pd.isna(value) else value for k, value in row.items()}
+        found.setdefault((known["person_id"], known["exam_id"]), known)
+    return found
 
 
 def _stations_json(choice: Choice, locations: Mapping[str, str]) -> str:
@@ -184,7 +202,7 @@ def _series_row(
     }
 
 
-def _file_row(seen: Seen, read: Read, used: set[str]) -> Row:
+def _file_row(read: Read, used: set[str]) -> Row:
     """A file is part of a series, a copy of one that is, or refused when it was read."""
     code, message = read.code, read.message
     series_id = read.header.series_id if read.header else None
@@ -192,8 +210,8 @@ def _file_row(seen: Seen, read: Read, used: set[str]) -> Row:
         series_id, code, message = None, "duplicate_file", "another file holds the same object"
     return {
         "file_id": read.file_id,
-        "location": seen.location.encode("utf-8", "replace").decode(),
-        "bytes": seen.bytes,
+        "location": read.seen.location,
+        "bytes": read.seen.bytes,
         "series_id": series_id,
         "code": code,
         "message": message,

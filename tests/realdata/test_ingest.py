@@ -203,7 +203,7 @@ def text_of(table: pd.DataFrame) -> str:
 def test_headers_of_real_files_give_the_same_ids_with_the_same_key_only() -> None:
     seen = next(s for s in list_input(str(ROOT)) if s.name.endswith("06_T2_SAG/D0000000"))
     one, again, other = (
-        read_file(seen, Keyed(key), "StudyInstanceUID").header
+        read_file(seen, Keyed(key), "StudyInstanceUID")[0].header
         for key in (b"a" * 32, b"a" * 32, b"b" * 32)
     )
     assert one is not None

@@ -13,6 +13,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileDataset
@@ -20,13 +21,14 @@ from pydicom.sequence import Sequence
 
 from spineage.errors import FAULTS, BadScan, BadStudy
 from spineage.io.assemble import read_scan
-from spineage.io.headers import read_file
+from spineage.io.header_rows import read_of, row_of
+from spineage.io.headers import Chunk, Read, read_chunk, read_file
 from spineage.io.identity import Keyed, load_key
-from spineage.io.listing import Seen
+from spineage.io.listing import Seen, list_input
 from spineage.io.pixels import read_frames
 from spineage.science.geometry import Volume
 from spineage.science.judge import judge
-from spineage.stages import ingest
+from spineage.stages import ingest, ingest_groups, ingest_scan
 from spineage.stages.context import Context
 from spineage.stages.ingest_tables import limits_of
 from spineage.study import Ingest, Inputs, Study
@@ -170,11 +172,15 @@ def test_ingest_on_ray_gives_the_same_tables(
     one = ingested(archive)
     expected = {name: one.read(name) for name in ("files", "series", "scans", "sources")}
     shutil.rmtree(archive.parent / "workspace")
-    monkeypatch.setattr(ingest, "FEW_FILES", 0)
-    monkeypatch.setattr(ingest, "FILES_PER_TASK", 5)
+    monkeypatch.setattr(ingest_scan, "FEW_FILES", 0)
+    monkeypatch.setattr(ingest_scan, "MAX_CHUNK", 5)
+    monkeypatch.setattr(ingest_groups, "FILES_PER_GROUP", 6)
     other = ingested(archive)
+    assert len(other.store.list(f"{other.tables_folder('ingest')}/files", ".parquet")) > 1
     for name, table in expected.items():
-        assert other.read(name).equals(table), name
+        by = list(table.columns[:2])
+        again = other.read(name).sort_values(by, ignore_index=True)
+        assert again.equals(table.sort_values(by, ignore_index=True)), name
 
 
 def test_the_second_run_reads_nothing_and_a_new_file_makes_a_new_generation(
@@ -185,7 +191,7 @@ def test_the_second_run_reads_nothing_and_a_new_file_makes_a_new_generation(
     counts = ingest.run(context)
     first = context.tables_folder("ingest")
     with monkeypatch.context() as patch:
-        patch.setattr(ingest, "read_chunk", _must_not_be_called)
+        patch.setattr(ingest_scan, "read_chunk", _must_not_be_called)
         assert ingest.run(context) == counts
     keys = set(context.read("scans").scan_id)
     write_sagittal(archive / "P2", TALL, person="P2")
@@ -196,6 +202,134 @@ def test_the_second_run_reads_nothing_and_a_new_file_makes_a_new_generation(
 
 def _must_not_be_called(chunk: object) -> list[object]:
     raise AssertionError("a header was read again")
+
+
+def test_a_new_or_changed_file_makes_only_its_neighbours_read_again(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for person in range(30):
+        write_sagittal(archive / f"P{person:02d}", TALL, person=f"P{person:02d}")
+    monkeypatch.setattr(ingest_scan, "CUT", 16)
+    context = context_of(archive)
+    ingest.run(context)
+    was_read: list[str] = []
+
+    def noted(chunk: Chunk) -> list[Read]:
+        was_read.extend(seen.name for seen in chunk.files)
+        return read_chunk(chunk)
+
+    monkeypatch.setattr(ingest_scan, "read_chunk", noted)
+    changed = sorted(archive.glob("P07/*"))[3]
+    dataset = pydicom.dcmread(changed)
+    dataset.EchoTime = "99"
+    dataset.save_as(changed)
+    write_sagittal(archive / "P20b", TALL, person="P20b")
+    assert ingest.run(context)["scans"] == 31
+    assert f"P07/{changed.name}" in was_read
+    assert {name.split("/")[0] for name in was_read} >= {"P07", "P20b"}
+    assert len(was_read) < 120, "of 217 files"
+
+
+def test_a_change_of_the_rules_reads_no_header_again(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sagittal(archive, TALL)
+    assert ingest.run(context_of(archive))["scans"] == 1
+    monkeypatch.setattr(ingest_scan, "read_chunk", _must_not_be_called)
+    context = context_of(archive)
+    context.study = context.study.model_copy(update={"ingest": Ingest(min_slices=99)})
+    assert ingest.run(context)["refused:too_few_slices"] == 1
+
+
+def test_slices_of_two_people_under_one_series_uid_are_never_mixed(archive: Path) -> None:
+    paths = write_sagittal(archive, TALL)
+    for path in paths[::2]:
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = "another person"
+        dataset.save_as(path)
+    context = ingested(archive)
+    series = context.read("series")
+    assert series.person_id.nunique() == series.series_id.nunique() == 2
+    assert list(series.num_slices) in ([3, 4], [4, 3])
+    assert set(series.code) == {"too_few_slices"}
+
+
+def test_headers_come_back_from_storage_as_they_were(archive: Path) -> None:
+    write_sagittal(archive / "classic", TALL)
+    write_enhanced(archive / "enhanced.dcm", TALL)
+    write_nifti(archive / "sub-01_T2w.nii.gz", TALL)
+    (archive / "note.txt").write_text("no scan")
+    reads = read_chunk(Chunk(list_input(str(archive)), Keyed(b"k" * 32), "StudyInstanceUID"))
+    kinds = set()
+    for read in reads:
+        again = read_of(row_of(read))
+        assert (again.file_id, again.code, again.message) == (
+            read.file_id, read.code, read.message
+        )  # fmt: skip
+        assert repr(again.header) == repr(read.header)
+        kinds.add(read.header.kind if read.header else "")
+    assert kinds == {"dicom", "nifti", ""}
+
+
+def overridden(archive: Path, *rows: str) -> Context:
+    """Ingest with these rows of overrides.csv."""
+    table = archive.parent / "overrides.csv"
+    table.write_text("\n".join(["series_id,decision,reason", *rows]) + "\n")
+    said: list[str] = []
+    context = context_of(archive, said, overrides=str(table))
+    ingest.run(context)
+    context.said = said  # type: ignore[attr-defined]
+    return context
+
+
+def test_a_person_may_decide_otherwise_with_a_reason(archive: Path) -> None:
+    def as_t1(dataset: FileDataset, number: int) -> None:
+        dataset.EchoTime = "12"
+
+    write_sagittal(archive / "good", TALL, person="P1")
+    write_sagittal(archive / "odd", TALL, person="P2", change=as_t1)
+    before = ingested(archive).read("series").set_index("code").series_id
+    context = overridden(
+        archive,
+        f"{before['']},refuse,moved during the scan",
+        f"{before['not_t2']},accept,TE is a typing error of the console",
+    )
+    series = context.read("series").set_index("series_id")
+    assert series.code[before[""]] == "refused_by_hand"
+    assert "moved during the scan" in series.message[before[""]]
+    assert series.code[before["not_t2"]] == ""
+    assert "typing error" in series.message[before["not_t2"]]
+    assert list(context.read("scans").num_stations) == [1]
+
+
+def test_nobody_can_accept_what_makes_no_volume(archive: Path) -> None:
+    write_sagittal(archive, TALL)
+    sorted(archive.iterdir())[3].unlink()
+    series = ingested(archive).read("series").iloc[0]
+    assert series.code == "slice_gap"
+    again = overridden(archive, f"{series.series_id},accept,looks fine").read("series").iloc[0]
+    assert again.code == "slice_gap"
+    assert "make no volume" in again.message
+
+
+def test_an_override_that_names_no_series_is_told(archive: Path) -> None:
+    write_sagittal(archive, TALL)
+    context = overridden(archive, "0123456789abcdef,refuse,blurred")
+    assert any("1 of 1 overrides name no series" in line for line in context.said)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("a,maybe,why", "must be accept or refuse"),
+        ("a,accept,", "needs a reason"),
+        ("a,accept,why\na,refuse,why", "decided twice"),
+    ],
+)
+def test_overrides_that_do_not_fit_are_one_sentence(archive: Path, row: str, sentence: str) -> None:
+    write_sagittal(archive, TALL)
+    with pytest.raises(BadStudy, match=sentence):
+        overridden(archive, row)
 
 
 def test_changed_headers_and_changed_pixels_make_a_new_source_digest(archive: Path) -> None:
@@ -555,7 +689,9 @@ def test_planted_names_are_in_no_table_message_or_log(
     )
     assert CANARY.lower() not in everything.lower()
     assert NUMBER not in everything
-    private = {"files", "sources"}
+    (headers,) = (archive.parent / "workspace").rglob("headers/*.parquet")
+    assert CANARY not in pd.read_parquet(headers).drop(columns="location").to_csv()
+    private = {"files", "sources", "headers"}
     for path in (archive.parent / "workspace").rglob("*"):
         if path.is_file() and not private & set(path.parts):
             assert CANARY.encode() not in path.read_bytes(), path.name
@@ -615,7 +751,7 @@ def test_damaged_bytes_end_in_an_answer_never_in_a_crash(archive: Path) -> None:
     ends = set()
     for i in range(400):
         place.write_bytes(mutated(sources[i % 4].read_bytes(), rng))
-        read = read_file(
+        (read,) = read_file(
             Seen("damaged", str(place), place.stat().st_size, ""), keyed, "StudyInstanceUID"
         )
         code = judge([read.header], limits).code if read.header else read.code
