@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spineage.science.augment import Augment
-from spineage.science.network import SpineAgeNet, network_input, predict
+from spineage.science.network import SpineAgeNet, network_input, predict, settle_norms
 
 WARM_UP_SHARE = 0.1
 MAX_GRADIENT = 1.0
+NORM_BATCHES = 64
+"""Batches of plain scans that the normalisation's statistics are taken over, after every epoch."""
 SMOOTH_EPOCHS = 5
 """The best epoch is the best mean of this many: a single epoch's MAE on few people is a lottery."""
 
@@ -115,13 +118,15 @@ def learn(
     done: Epoch | None = None,
     total: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Iterator[Epoch]:
-    """Train in place and yield after every epoch from 1 to `epochs`.
+    """Train in place and yield after every epoch from 1 to `epochs`, with the network ready to predict.
 
     AdamW (no decay on biases and normalisation); the rate warms up over a tenth and falls on a cosine to 0.
     model: the network, or it wrapped for several workers. done: the epoch that a killed run had finished.
     total: adds a small tensor up over all workers.
     """
     device = next(model.parameters()).device
+    bare = getattr(model, "module", model)
+    plain = replace(batches, augment=None)
     optimiser = torch.optim.AdamW(_groups(model, weight_decay), lr=learning_rate)
     if done:
         optimiser.load_state_dict(done.optimiser)
@@ -142,6 +147,9 @@ def learn(
             optimiser.step()
             error_years = (predicted_years.detach() - age_years).abs().sum().item()
             sums += torch.tensor([value.item() * len(age_years), error_years, len(age_years)])
+        settle_norms(
+            bare, (batch.scan_BCRAS.to(device) for batch in islice(plain(0), NORM_BATCHES))
+        )
         loss_sum, error_sum, count = total(sums).tolist()
         yield Epoch(number, loss_sum / count, error_sum / count, rate, optimiser.state_dict())
 

@@ -53,6 +53,24 @@ def test_the_loop_learns_the_age_of_toy_spines(people, loss):
     assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
 
 
+def test_every_epoch_ends_with_the_statistics_of_its_own_weights_on_plain_scans(people):
+    model = network()
+    batches = Batches(people, batch_size=5, seed=7)
+    for _ in run(model, people, epochs=2, augment=build_augment()):
+        seen = [model.blocks[0][0](batch.scan_BCRAS) for batch in batches(0)]
+        mean_C = torch.stack([deep.mean(dim=(0, 2, 3, 4)) for deep in seen]).mean(dim=0)
+        torch.testing.assert_close(model.blocks[0][1].running_mean, mean_C, rtol=1e-3, atol=1e-4)
+        assert not model.training
+
+
+def test_early_epochs_answer_as_well_as_they_learned(people):
+    """With running statistics alone, epoch 4 of this run answers half as wrong again as it learned."""
+    model = network()
+    for epoch in itertools.islice(run(model, people, epochs=40), 3, 12):
+        told = answer(model, people, range(len(people)), "whole").predicted_years
+        assert np.abs(told - AGES).mean() < 1.5 * epoch.train_mae_years
+
+
 def test_one_seed_gives_one_network_to_the_bit(people):
     models = [network(), network()]
     for model in models:
