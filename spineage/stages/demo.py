@@ -67,7 +67,7 @@ def demo_study(population: Path, workspace: str, seed: int, num_people: int) -> 
             "calibrate": 0.2,
             "test": 0.225,
         },
-        "train": {"epochs": max(50, round(50 * 60 / num_people))},  # as many steps for fewer people
+        "train": {"epochs": max(30, round(30 * 60 / num_people))},  # as many steps for fewer people
         "report": {"title": "Spine age: the phantom demo"},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
