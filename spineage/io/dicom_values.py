@@ -5,6 +5,7 @@ pydicom's warnings and log lines quote the offending value, which may be a name:
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import warnings
@@ -13,7 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pydicom
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 
 
 @contextmanager
@@ -32,15 +35,39 @@ def quietly() -> Iterator[None]:
         pydicom.config.settings.reading_validation_mode = mode
 
 
+MAX_REMEMBERED = 256
+"""Bytes of a value: longer ones are seldom met twice."""
+
+
 def value_of(dataset: Dataset | None, keyword: str) -> Any:
-    """The value, or None when absent, empty or not to be parsed."""
+    """The value, or None when absent, empty or not to be parsed. Shared between files: not to be changed."""
     if dataset is None:
         return None
     try:
-        value = dataset.get(keyword)
+        element = dataset.get_item(_tag(keyword))
+        if element is None:
+            return None
+        if isinstance(element, RawDataElement) and len(element.value or b"") <= MAX_REMEMBERED:
+            charset = dataset.original_character_set
+            named = charset if isinstance(charset, str) else tuple(charset)
+            value = _converted(element._replace(value_tell=0), named)
+        else:
+            value = dataset.get(keyword)
     except Exception:  # pydicom raises whatever its converters raise on a malformed element
         return None
     return None if value is None or value == "" else value
+
+
+@functools.cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
+@functools.lru_cache(maxsize=16_384)
+def _converted(element: RawDataElement, charset: str | tuple[str, ...]) -> Any:
+    """Files of a series repeat nearly all of their values: converting was two thirds of reading a header."""
+    encoding = charset if isinstance(charset, str) else list(charset)
+    return convert_raw_data_element(element, encoding=encoding).value
 
 
 def text_of(dataset: Dataset | None, keyword: str) -> str:

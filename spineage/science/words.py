@@ -6,6 +6,7 @@ which words of this closed list occur, never the text.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from typing import Final
@@ -39,6 +40,7 @@ _COMPILED: Final = {word: re.compile(pattern) for word, pattern in _PATTERNS.ite
 _SEPARATORS: Final = re.compile(r"[\s_\-.,;:/\\()\[\]=+^]+")
 
 
+@functools.lru_cache(maxsize=1024)
 def words_in(*texts: str) -> frozenset[str]:
     """Which words of the closed list occur in any of the texts."""
     folded = " ".join(_folded(text) for text in texts if text)
