@@ -2,7 +2,7 @@
 
     python tests/benchmarks/header_scan.py [--people 80] [--rounds 3]
 
-Prints one JSON line. The plain loop is what a user would write first: dcmread up to the pixels, and the values
+Prints one JSON line. The plain loop is what a user would write first: dcmread up to the pixels, and values of
 of the same tags. Ours also hashes the header and a sample of the pixels, checks that the pixels are all
 there, keys every id, and writes the result to storage. Rounds alternate; Ray is started before.
 
