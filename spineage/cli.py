@@ -243,7 +243,8 @@ def show(
         if as_json:
             print(shown.as_json(table, data))
         else:
-            Console().print(shown.summary(table, data))
+            for grid in shown.grids(table, data):
+                Console().print(grid)
 
     _ends(entry.guarded(work))
 

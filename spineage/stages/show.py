@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.types as pat
+from rich.markup import escape
 from rich.table import Table as Grid
 
-from spineage.errors import BadStudy
+from spineage.errors import FAULTS, BadStudy
 from spineage.io.store import Store
 from spineage.stages.context import Context
 from spineage.study import read_study
@@ -51,6 +53,48 @@ def as_json(table: str, data: pd.DataFrame) -> str:
     """The rows as a JSON array; unknown is null."""
     rows = pa.Table.from_pandas(data, preserve_index=False).to_pylist()
     return json.dumps(rows, default=str)
+
+
+MAX_SERIES = 60
+"""More lines than this nobody reads; `--json` has them all."""
+
+
+def grids(table: str, data: pd.DataFrame) -> list[Grid]:
+    """What `show` prints: every column in a line, what was refused and why, and of series each one."""
+    found = [summary(table, data)]
+    if "code" in data and (data["code"] != "").any():
+        found.append(refusals(data["code"][data["code"] != ""]))
+    if table == "series" and len(data):
+        found.append(each_series(data))
+    return found
+
+
+def refusals(codes: pd.Series[str]) -> Grid:
+    """How many by code, and what the code means."""
+    grid = Grid("code", "rows", "what it means", title="refused or unused")
+    for code, count in codes.value_counts().items():
+        grid.add_row(str(code), str(count), FAULTS[str(code)])
+    return grid
+
+
+def each_series(data: pd.DataFrame) -> Grid:
+    """The verdict on every series, those that became part of a scan first."""
+    title = f"the first {MAX_SERIES} of {len(data)} series" if len(data) > MAX_SERIES else None
+    grid = Grid("series_id", "exam_id", "plane", "slices", "TE ms", "mm", "verdict", title=title)
+    ordered = data.sort_values(["code", "exam_id", "series_id"]).head(MAX_SERIES)
+    rows: list[dict[Hashable, Any]] = ordered.to_dict("records")
+    for row in rows:
+        message = escape(row["message"])
+        grid.add_row(
+            row["series_id"], row["exam_id"], row["plane"], str(row["num_slices"]),
+            _short(row["echo_ms"]), _short(row["extent_mm"]),
+            f"[b]{row['code']}[/b] {message}" if row["code"] else message,
+        )  # fmt: skip
+    return grid
+
+
+def _short(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.0f}"
 
 
 def summary(table: str, data: pd.DataFrame) -> Grid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import shutil
@@ -16,8 +17,10 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import yaml
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
+from rich.console import Console
 
 from spineage.errors import FAULTS, BadScan, BadStudy
 from spineage.io.assemble import read_scan
@@ -28,7 +31,7 @@ from spineage.io.listing import Seen, list_input
 from spineage.io.pixels import read_frames
 from spineage.science.geometry import Volume
 from spineage.science.judge import judge
-from spineage.stages import ingest, ingest_groups, ingest_scan
+from spineage.stages import ingest, ingest_groups, ingest_scan, show
 from spineage.stages.context import Context
 from spineage.stages.ingest_tables import limits_of
 from spineage.study import Ingest, Inputs, Study
@@ -768,3 +771,32 @@ def _code_of_pixels(path: Path) -> str:
     except BadScan as fault:
         return fault.code
     return ""
+
+
+def test_show_accounts_for_every_file_and_says_why_for_every_series(archive: Path) -> None:
+    def as_t1(dataset: FileDataset, number: int) -> None:
+        dataset.EchoTime = "12"
+
+    write_sagittal(archive / "good", TALL)
+    write_sagittal(archive / "t1", TALL, person="P2", change=as_t1)
+    (archive / "note.txt").write_text("no scan")
+    context = ingested(archive)
+    context.store.write(
+        "study.resolved.yaml",
+        yaml.safe_dump(context.study.model_dump(mode="json", by_alias=True)).encode(),
+    )
+    workspace = context.study.workspace
+    rows = json.loads(show.as_json("files", show.read("files", None, workspace, None)))
+    assert {row["location"] for row in rows} == {
+        str(path) for path in archive.rglob("*") if path.is_file()
+    }
+    assert all(bool(row["code"]) != bool(row["series_id"]) for row in rows)
+    console = Console(width=200, record=True, file=io.StringIO())
+    for grid in show.grids("series", show.read("series", None, workspace, None)):
+        console.print(grid)
+    text = console.export_text()
+    for series_id in context.read("series").series_id:
+        assert series_id in text
+    assert "a sagittal T2 of the spine" in text
+    assert "TE is 12 ms, expected at least 55" in text
+    assert FAULTS["not_t2"] in text
