@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pydicom
 import pytest
 
 from spineage.errors import FAULTS
@@ -120,3 +124,30 @@ def test_show_summarises_a_table_and_prints_its_rows(demo: Demo, table: str) -> 
     rows = json.loads(run("show", table, "--workspace", ".", "--json", cwd=demo.folder).stdout)
     assert f"{table}: {len(rows)} rows" in told.stdout
     assert not rows or "source_digest" in rows[0] or table in ("series", "associations")
+
+
+def test_no_raw_id_of_a_person_or_exam_is_anywhere_but_in_the_input_and_private_tables(
+    demo: Demo,
+) -> None:
+    findings = pd.read_csv(demo.folder / "population" / "findings.csv", dtype=str)
+    scan = next((demo.folder / "population" / "dicom").rglob("*.dcm"))
+    header = pydicom.dcmread(scan, stop_before_pixels=True)
+    raw = {*findings.person, *findings.exam, str(header.PatientName), header.SeriesInstanceUID}
+    raw.add(header.AccessionNumber)
+    needle = re.compile("|".join(re.escape(name) for name in sorted(raw) if name).encode())
+    num_read = 0
+    for path in demo.folder.rglob("*"):
+        parts = set(path.relative_to(demo.folder).parts)
+        if path.is_file() and not parts & {"population", "files", "sources", "headers"}:
+            num_read += 1
+            assert not needle.search(content_of(path)), path
+    assert num_read > 50
+    assert not needle.search(demo.output.encode())
+
+
+def content_of(path: Path) -> bytes:
+    """As it would be read: parquet pages are compressed."""
+    if path.suffix != ".parquet":
+        return path.read_bytes()
+    text = pq.read_table(path).schema.to_string() + pd.read_parquet(path).to_csv()
+    return text.encode()
