@@ -44,8 +44,8 @@ def run(context: Context) -> dict[str, int]:
     keyed = Keyed(load_key(context.study))
     check_tables(context.study.inputs, keyed)
     scanned = scan_headers(context, keyed)
-    if scanned.num_read:
-        context.say(f"  read {scanned.num_read} of {scanned.num_files} files; the others are known")
+    if 0 < scanned.num_read < scanned.num_files:
+        context.say(f"  read {scanned.num_read} of {scanned.num_files} files, the others are known")
     generation = _generation(context, scanned)
     folder = f"{context.folder('ingest')}/{generation}"
     if not context.store.exists(f"{folder}/done.json"):

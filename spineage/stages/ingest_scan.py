@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -58,19 +59,20 @@ def scan_headers(context: Context, keyed: Keyed) -> Scanned:
     folder = f"ingest/headers-{_reader(inputs.scans, inputs.exam_key, keyed)}"
     known = {part.rsplit("/", 1)[-1] for part in context.store.list(folder, ".parquet")}
     parts: list[str] = []
-    sizes: list[int] = []
+    num_files = Counter(known=0, read=0)
 
     def missing() -> Iterator[Work]:
         for files in chunks_of(walk_input(inputs.scans)):
             part = _name(files)
             parts.append(part)
-            sizes.append(len(files))
-            if f"{part}.parquet" not in known:
+            is_known = f"{part}.parquet" in known
+            num_files["known" if is_known else "read"] += len(files)
+            if not is_known:
                 chunk = Chunk(files, keyed, inputs.exam_key)
                 yield Work(context.store.root, folder, part, chunk)
 
-    num_read = _read_all(context, missing())
-    return Scanned(folder, tuple(parts), sum(sizes), num_read)
+    _read_all(context, missing())
+    return Scanned(folder, tuple(parts), num_files.total(), num_files["read"])
 
 
 def chunks_of(files: Iterable[Seen]) -> Iterator[list[Seen]]:
@@ -111,7 +113,7 @@ def read_part(work: Work) -> int:
     return len(rows)
 
 
-def _read_all(context: Context, works: Iterator[Work]) -> int:
+def _read_all(context: Context, works: Iterator[Work]) -> None:
     """A few files here, many in parallel."""
     progress = plain_progress("headers")
     first = list(_until_many(works))
@@ -124,7 +126,6 @@ def _read_all(context: Context, works: Iterator[Work]) -> int:
     for num_rows in answers:
         done += num_rows
         progress(done, None)
-    return done
 
 
 def _until_many(works: Iterator[Work]) -> Iterator[Work]:
