@@ -20,6 +20,8 @@ FAULTS: dict[str, str] = {
     "not_an_image": "phase, field map, secondary capture, colour or other derived map",
     "mixed_orientation": "slices of one series point in different directions",
     "too_few_slices": "fewer slices than a spine needs",
+    "mixed_spacing": "slices of one series differ in matrix size or pixel spacing",
+    "tiled": "many slices lie in one picture (mosaic), whose places are not in the standard's attributes",
     "slice_gap": "slice positions are not evenly spaced: a slice is missing or doubled",
     "sheared": "slices are not stacked along their normal",
     "no_geometry": "position, orientation or spacing is missing from the header",

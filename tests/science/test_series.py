@@ -103,7 +103,11 @@ def test_a_sagittal_t2_spin_echo_is_accepted_without_any_description() -> None:
         ("not_t2", {"physics": physics(inversion_ms=180.0)}),
         ("not_t2", {"physics": physics(is_fat_suppressed=True)}),
         ("not_t2", {"physics": physics(repetition_ms=600.0)}),
-        ("not_t2", {"physics": physics(image_type=frozenset({"MOSAIC"}))}),
+        (
+            "not_t2",
+            {"physics": physics(image_type=frozenset({"MOSAIC"}), sequence=frozenset({"EP"}))},
+        ),
+        ("tiled", {"physics": physics(image_type=frozenset({"MOSAIC"}))}),
         ("not_spine", {"words": frozenset({"t2", "sagittal", "head"})}),
         ("not_spine", {"words": frozenset({"t2"}), "study_words": frozenset({"other body"})}),
     ],
