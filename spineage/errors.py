@@ -30,6 +30,7 @@ FAULTS: dict[str, str] = {
     "not_chosen": "another series of the same exam and station was chosen",
     # scans
     "stations_apart": "stations of the exam leave a gap along the spine",
+    "stations_moved": "the person moved between two stations by more than can be moved back",
     "stations_disagree": "stations differ in frame of reference or cannot be stitched",
     "incomplete_spine": "the scan does not show the spine from C2 to the sacrum",
     "levels_unknown": "vertebrae cannot be counted with confidence",
