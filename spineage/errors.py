@@ -20,6 +20,8 @@ FAULTS: dict[str, str] = {
     "not_an_image": "phase, field map, secondary capture, colour or other derived map",
     "mixed_orientation": "slices of one series point in different directions",
     "too_few_slices": "fewer slices than a spine needs",
+    "mixed_spacing": "slices of one series differ in matrix size or pixel spacing",
+    "tiled": "many slices lie in one picture (mosaic), whose places are not in the standard's attributes",
     "slice_gap": "slice positions are not evenly spaced: a slice is missing or doubled",
     "sheared": "slices are not stacked along their normal",
     "no_geometry": "position, orientation or spacing is missing from the header",
@@ -29,6 +31,7 @@ FAULTS: dict[str, str] = {
     "not_chosen": "another series of the same exam and station was chosen",
     # scans
     "stations_apart": "stations of the exam leave a gap along the spine",
+    "stations_moved": "the person moved between two stations by more than can be moved back",
     "stations_disagree": "stations differ in frame of reference or cannot be stitched",
     "incomplete_spine": "the scan does not show the spine from C2 to the sacrum",
     "levels_unknown": "vertebrae cannot be counted with confidence",

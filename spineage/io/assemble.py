@@ -14,22 +14,31 @@ from spineage.io import nifti
 from spineage.io.pixels import read_frames
 from spineage.science.geometry import Volume, reorient
 from spineage.science.slices import Frame, arrange
-from spineage.science.stitch import MAX_GAP_MM, stitch
+from spineage.science.stitch import MAX_GAP_MM, Assembly, assemble
 
-SCHEMA: Final = 1  # raise it when the same files give other voxels
+SCHEMA: Final = 2  # raise it when the same files give other voxels
 
 Source = Mapping[str, Any]
 """One slice: location and kind (dicom or nifti), and for dicom the frame number within the file."""
 
 
 def read_scan(row: Mapping[str, Any], *, max_gap_mm: float = MAX_GAP_MM) -> Volume:
-    """The volume of one row of `sources`: float32, RAS+, stations stitched.
+    """The volume of one row of `sources`: float32, RAS+, stations stitched. See `read_assembly`."""
+    return read_assembly(row, max_gap_mm=max_gap_mm).volume
+
+
+def read_assembly(row: Mapping[str, Any], *, max_gap_mm: float = MAX_GAP_MM) -> Assembly:
+    """The volume, and what each station gave to it, numbered as in the row.
 
     max_gap_mm: `ingest.max_station_gap_mm` of the study. Raises BadScan: unreadable, bad_pixels,
-    bad_values, no_geometry, slice_gap, stations_apart, stations_disagree.
+    bad_values, no_geometry, mixed_spacing, slice_gap, stations_apart, stations_moved, stations_disagree.
     """
-    stations = [read_station(slices) for slices in json.loads(row["stations_json"])]
-    return stitch(stations, max_gap_mm=max_gap_mm)
+    return assemble(read_stations(row), max_gap_mm=max_gap_mm)
+
+
+def read_stations(row: Mapping[str, Any]) -> list[Volume]:
+    """Each station by itself, for models that want it so; neither moved nor matched. Raises as above."""
+    return [read_station(slices) for slices in json.loads(row["stations_json"])]
 
 
 def read_station(slices: Sequence[Source]) -> Volume:

@@ -75,8 +75,9 @@ def frames_of(dataset: Dataset) -> tuple[Frame, ...]:
 
 def _frame(number: int, size: tuple[int, int], groups: Groups, count: int) -> Frame:
     position = groups.numbers("PlanePositionSequence", "ImagePositionPatient", 3)
-    if groups.places[0] is None and count > 1:
-        position = None  # one position at the top level cannot be that of several frames
+    if count > 1:  # one position, shared or at the top level, cannot be that of several frames
+        own = item_of(groups.places[0], "PlanePositionSequence")
+        position = numbers_of(own, "ImagePositionPatient", 3)
     axes = groups.numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
     echo_ms = groups.number("MREchoSequence", "EffectiveEchoTime")
     if echo_ms is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, JPEGLSTransferSyntaxes, RLELossless
 
 from spineage.errors import BadScan
 from spineage.io.dicom import TAGS
@@ -67,12 +67,14 @@ def _parse(location: str) -> Dataset:
 
 
 def _decode(dataset: Dataset, frames: tuple[Frame, ...]) -> NDArray[np.generic]:
-    """Stored values [frame, rows, columns]; signed or not as the header says."""
+    """Stored values [frame, rows, columns]; signed or not as the header says.
+
+    Bits above the stored ones are cut off, whatever they hold (PS3.5 8.1.1): old overlays, or no sign.
+    """
+    _check_bits(dataset)
     try:
-        if text_of(getattr(dataset, "file_meta", None), "TransferSyntaxUID") == RLELossless:
-            # pylibjpeg's decoder takes damaged runs for good, or panics past `except Exception`
-            dataset.pixel_array_options(decoding_plugin="pydicom")
-        stored = dataset.pixel_array
+        _choose_decoder(dataset)
+        stored = _with_sign(dataset.pixel_array, dataset)
     except Exception as error:  # every decoder raises its own
         raise BadScan("bad_pixels", f"pixels cannot be decoded ({type(error).__name__})") from None
     expected = (len(frames), frames[0].rows, frames[0].columns)
@@ -87,7 +89,44 @@ def _decode(dataset: Dataset, frames: tuple[Frame, ...]) -> NDArray[np.generic]:
     return stored.reshape(expected)
 
 
+def _check_bits(dataset: Dataset) -> None:
+    """Raises BadScan bad_pixels when the stored bits are not the lowest ones, as PS3.5 8.1.1 has them."""
+    stored, high = number_of(dataset, "BitsStored"), number_of(dataset, "HighBit")
+    if stored is not None and high is not None and high != stored - 1:
+        raise BadScan(
+            "bad_pixels",
+            f"the highest bit is {high:g} but must be {stored - 1:g}, one below the bits stored",
+        )
+
+
+def _choose_decoder(dataset: Dataset) -> None:
+    """One decoder for each transfer syntax, so that voxels do not depend on what else is installed.
+
+    pylibjpeg decodes every syntax that stores MR. RLE alone is pydicom's own: pylibjpeg's takes damaged runs
+    for good, or panics past `except Exception`.
+    """
+    syntax = _syntax(dataset)
+    if syntax == RLELossless:
+        dataset.pixel_array_options(decoding_plugin="pydicom")
+    elif syntax.is_transfer_syntax and syntax.is_compressed and not syntax.is_deflated:
+        dataset.pixel_array_options(decoding_plugin="pylibjpeg")
+
+
+def _syntax(dataset: Dataset) -> UID:
+    return UID(text_of(getattr(dataset, "file_meta", None), "TransferSyntaxUID"))
+
+
+def _with_sign(stored: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """JPEG-LS knows no sign: where the stream is wider than the stored bits, their highest is the sign."""
+    bits = int(number_of(dataset, "BitsStored") or 16)
+    is_signed = np.issubdtype(stored.dtype, np.signedinteger)
+    if not is_signed or _syntax(dataset) not in JPEGLSTransferSyntaxes:
+        return stored
+    return np.where(stored >= 2 ** (bits - 1), stored - np.int64(2**bits), stored)
+
+
 def _scaled(stored: NDArray[np.generic], groups: Groups) -> NDArray[np.float32]:
+    """The modality's values (PS3.3 C.11.1); a slope of 0, which no scale can have, scales nothing."""
     slope = groups.number("PixelValueTransformationSequence", "RescaleSlope")
     intercept = groups.number("PixelValueTransformationSequence", "RescaleIntercept")
     values = stored.astype(np.float32)

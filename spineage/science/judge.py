@@ -74,8 +74,10 @@ def is_no_localizer(view: View, limits: Limits) -> None:
 def has_t2_physics(view: View, limits: Limits) -> None:
     """Sequence, inversion, fat suppression, TE and TR; what the header does not say passes here."""
     physics, echo_ms = view.first.physics, view.echo_ms
-    if "EP" in physics.sequence or physics.image_type & TILED:
-        raise BadScan("not_t2", "echo-planar or tiled, as in functional and diffusion imaging")
+    if "EP" in physics.sequence:
+        raise BadScan("not_t2", "echo-planar, as in functional and diffusion imaging")
+    if physics.image_type & TILED:
+        raise BadScan("tiled", "many slices in one picture: export it as one image a slice")
     if "GR" in physics.sequence:
         raise BadScan("not_t2", "a gradient echo; expected a spin echo")
     if "IR" in physics.sequence or (physics.inversion_ms or 0) > 0:

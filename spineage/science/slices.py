@@ -20,6 +20,7 @@ LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0])
 PARALLEL_DEGREES: Final = (
     1.0  # slices of one stack are parallel to rounding; 1 degree is 4 mm over 220 mm
 )
+SAME_PIXEL: Final = 1e-3  # relative; writers round the spacing to four digits and more
 MIN_STEP_MM: Final = 0.1  # slices closer than this are one slice, acquired or exported twice
 MAX_SHEAR_DEGREES: Final = 2.0  # steps off the normal; Hitachi writes up to 0.1 degree of rounding
 
@@ -71,8 +72,10 @@ class Frame:
 
     @property
     def normal(self) -> NDArray[np.float64]:
-        """The direction in which slices follow each other, LPS."""
-        return np.cross(np.array(self.across), np.array(self.down))
+        """The unit vector in whose direction slices follow each other, LPS."""
+        normal = np.cross(np.array(self.across), np.array(self.down))
+        length = float(np.linalg.norm(normal))
+        return normal / length if length else normal
 
 
 @dataclass(frozen=True)
@@ -140,24 +143,32 @@ def orientations(frames: list[Frame]) -> list[list[Frame]]:
 def _is_parallel(one: Frame, other: Frame) -> bool:
     limit = np.cos(np.radians(PARALLEL_DEGREES))
     return bool(
-        one.normal @ other.normal >= limit
-        and np.dot(np.array(one.across), np.array(other.across)) >= limit
+        one.normal @ other.normal >= limit and _unit(one.across) @ _unit(other.across) >= limit
     )
+
+
+def _unit(direction: Vector | None) -> NDArray[np.float64]:
+    unit: NDArray[np.float64] = np.array(direction) / np.linalg.norm(np.array(direction))
+    return unit
 
 
 def arrange(frames: list[Frame], *, max_gap_error_mm: float) -> Stack:
     """Sort parallel slices along their normal and check that they fill a grid.
 
-    Raises BadScan: no_geometry, slice_gap (uneven or doubled), sheared (steps leave the normal).
-    Source: DICOM PS3.3 C.7.6.2.1.1, with the measured step between first and last slice as third column.
+    Raises BadScan: no_geometry, mixed_spacing, slice_gap (uneven or doubled), sheared (steps leave the
+    normal). Source: DICOM PS3.3 C.7.6.2.1.1, with the measured step between first and last slice as third
+    column and the direction cosines, which writers round, brought to length 1.
     """
     first = frames[0]
     if not all(frame.has_geometry for frame in frames):
         raise BadScan(
             "no_geometry", "position, orientation or pixel spacing is missing or impossible"
         )
-    if len({(f.rows, f.columns, f.pixel_mm) for f in frames}) > 1:
-        raise BadScan("no_geometry", "slices of one series differ in matrix size or pixel spacing")
+    if not all(_is_alike(frame, first) for frame in frames):
+        raise BadScan(
+            "mixed_spacing",
+            "slices of one series differ in matrix size or pixel spacing: export them as two series",
+        )
     positions = np.array([frame.position_mm for frame in frames])
     heights = positions @ first.normal
     order = np.argsort(heights, kind="stable")
@@ -166,12 +177,19 @@ def arrange(frames: list[Frame], *, max_gap_error_mm: float) -> Stack:
     _check_straight(positions, step, first)
     across, down, pixel_mm = first.in_place
     affine = np.eye(4)
-    affine[:3, 0] = np.array(across) * pixel_mm[1]
-    affine[:3, 1] = np.array(down) * pixel_mm[0]
+    affine[:3, 0] = _unit(across) * pixel_mm[1]
+    affine[:3, 1] = _unit(down) * pixel_mm[0]
     affine[:3, 2], affine[:3, 3] = step, positions[0]
     affine[:3] = LPS_TO_RAS @ affine[:3]
     grid = Grid((first.columns, first.rows, len(frames)), affine)
     return Stack(tuple(int(i) for i in order), grid, float(np.linalg.norm(step)))
+
+
+def _is_alike(one: Frame, other: Frame) -> bool:
+    """The same matrix and pixel spacing, to rounding."""
+    return (one.rows, one.columns) == (other.rows, other.columns) and bool(
+        np.allclose(one.in_place[2], other.in_place[2], rtol=SAME_PIXEL, atol=0)
+    )
 
 
 def _even_step(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from spineage.science.judge import Series
 
 MAX_COVERED = (
@@ -53,6 +55,40 @@ def choose_stations(accepted: Sequence[Series], composed_extent_mm: float) -> Ch
                 )
             )
     return Choice(best.stations, left)
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What one station covers: S of its ends along the middle of its field of view, and how much of that
+    another station covers too."""
+
+    series_id: str
+    low_mm: float
+    high_mm: float
+    shared_mm: float
+
+
+def coverage_of(choice: Choice) -> list[Covered]:
+    """An honest record of the scan, head first, from the headers alone.
+
+    A tilted station's corners reach further than its middle: they are not counted.
+    """
+    spans = [_middle_mm(station) for station in choice.stations]
+    covered = []
+    for i, (station, (low, high)) in enumerate(zip(choice.stations, spans, strict=True)):
+        others = [span for j, span in enumerate(spans) if j != i]
+        alone_mm = union_mm([*others, (low, high)]) - union_mm(others)
+        covered.append(Covered(station.series_id, low, high, high - low - alone_mm))
+    return covered
+
+
+def _middle_mm(series: Series) -> tuple[float, float]:
+    """Lowest and highest S along the middle of the field of view, to the outer faces of its voxels."""
+    grid = series.view.grid
+    assert grid is not None
+    centre = grid.affine_RAS @ [*((n - 1) / 2 for n in grid.shape), 1]
+    half = np.abs(grid.affine_RAS[2, :3] * grid.shape).max() / 2
+    return float(centre[2] - half), float(centre[2] + half)
 
 
 def preference(series: Series) -> tuple[float, float, int, float, str]:

@@ -17,7 +17,7 @@ from spineage.science.age import age_between, age_from_text, settle_age
 from spineage.science.judge import Series, judge
 from spineage.science.series import About, Header, Limits, Physics
 from spineage.science.slices import Frame, Grid, arrange, plane_of
-from spineage.science.stations import choose_stations, union_mm
+from spineage.science.stations import choose_stations, coverage_of, union_mm
 from spineage.science.words import words_in
 
 LIMITS = Limits(
@@ -103,7 +103,11 @@ def test_a_sagittal_t2_spin_echo_is_accepted_without_any_description() -> None:
         ("not_t2", {"physics": physics(inversion_ms=180.0)}),
         ("not_t2", {"physics": physics(is_fat_suppressed=True)}),
         ("not_t2", {"physics": physics(repetition_ms=600.0)}),
-        ("not_t2", {"physics": physics(image_type=frozenset({"MOSAIC"}))}),
+        (
+            "not_t2",
+            {"physics": physics(image_type=frozenset({"MOSAIC"}), sequence=frozenset({"EP"}))},
+        ),
+        ("tiled", {"physics": physics(image_type=frozenset({"MOSAIC"}))}),
         ("not_spine", {"words": frozenset({"t2", "sagittal", "head"})}),
         ("not_spine", {"words": frozenset({"t2"}), "study_words": frozenset({"other body"})}),
     ],
@@ -374,3 +378,12 @@ def test_stations_without_a_frame_of_reference_are_never_joined() -> None:
 
 def test_covered_length_counts_overlaps_once_and_gaps_never() -> None:
     assert union_mm([(0, 10), (5, 20), (30, 40)]) == 30
+
+
+def test_the_coverage_record_says_which_station_shows_which_millimetres() -> None:
+    record = coverage_of(choose_stations([station(*LOIN), station(*NECK), station(*CHEST)], 450.0))
+    assert [one.series_id for one in record] == ["neck", "chest", "loin"]
+    assert [(one.low_mm, one.high_mm) for one in record] == [
+        pytest.approx((40.5, 300.5)), pytest.approx((-179.5, 80.5)), pytest.approx((-399.5, -139.5)),
+    ]  # fmt: skip
+    assert [one.shared_mm for one in record] == pytest.approx([40.0, 80.0, 40.0])

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from spineage.errors import BadScan
 from spineage.science.geometry import Affine, Volume, resample
-from spineage.science.stitch import coverage_mm, stitch
+from spineage.science.stitch import assemble, coverage_mm, stitch
 
 
 def body(seed: int = 1) -> Volume:
@@ -140,3 +140,84 @@ def test_stations_that_show_different_things_are_refused() -> None:
 
 def test_coverage_reaches_to_the_faces_of_the_outermost_voxels() -> None:
     assert coverage_mm(body()) == pytest.approx((-201.0, 199.0))
+
+
+def moved(station: Volume, *shift_mm: float) -> Volume:
+    """What the scanner stores of a person who slid: the same picture at another place."""
+    affine = station.affine_RAS.copy()
+    affine[:3, 3] += shift_mm
+    return Volume(station.voxels_RAS, affine)
+
+
+@pytest.mark.parametrize("shift_mm", [(0.0, 3.0, -2.6), (0.0, -1.7, 4.1), (0.0, 0.0, 3.4)])
+def test_a_person_who_slid_between_stations_is_moved_back(shift_mm: tuple[float, ...]) -> None:
+    whole = body()
+    parts = [cut(whole, 60, 200), moved(cut(whole, 0, 100, 0.7), *shift_mm)]
+    found = assemble(parts)
+    by_station = {piece.station: piece for piece in found.pieces}
+    assert by_station[0].shift_mm == (0.0, 0.0, 0.0) or by_station[1].shift_mm == (0.0, 0.0, 0.0)
+    between = np.subtract(by_station[1].shift_mm, by_station[0].shift_mm)
+    np.testing.assert_allclose(between, [-x for x in shift_mm], atol=0.5)
+
+
+def test_of_three_stations_only_the_one_that_moved_is_moved() -> None:
+    whole = body()
+    parts = [cut(whole, 130, 200), moved(cut(whole, 0, 80, 1.3), 0, 2.0, -4.0), cut(whole, 60, 150)]
+    found = assemble(parts)
+    shifts = {piece.station: piece.shift_mm for piece in found.pieces}
+    assert shifts[0] == shifts[2] == (0.0, 0.0, 0.0)
+    np.testing.assert_allclose(shifts[1], (0.0, -2.0, 4.0), atol=0.3)
+    there = resample(found.volume, whole.voxels_RAS.shape, whole.affine_RAS, order=1).voxels_RAS
+    error = np.abs(there - whole.voxels_RAS)[INNER] / whole.voxels_RAS[INNER]
+    assert np.percentile(error, 95) < 0.05
+
+
+def test_a_person_who_moved_too_far_is_refused_and_the_distance_named() -> None:
+    whole = body()
+    parts = [cut(whole, 60, 200), moved(cut(whole, 0, 100), 0, 6.0, 6.0)]
+    with pytest.raises(BadScan, match="lies 8 mm apart, at most 5 mm") as fault:
+        stitch(parts)
+    assert fault.value.code == "stations_moved"
+
+
+def test_stations_that_lie_well_are_never_moved() -> None:
+    """Other noise, gain and shading in each, another spacing and a tilt of two degrees in one."""
+    whole = body()
+    rng = np.random.default_rng(3)
+    lower = tilted(whole, 2.0, (2, 120), 2.3)
+    shade = np.linspace(0.6, 1.4, lower.voxels_RAS.shape[2])
+    noise = rng.normal(1, 0.02, lower.voxels_RAS.shape)
+    parts = [cut(whole, 80, 200, 1.5), lower.with_voxels(lower.voxels_RAS * shade * noise)]
+    assert {piece.shift_mm for piece in assemble(parts).pieces} == {(0.0, 0.0, 0.0)}
+
+
+def test_a_station_inside_another_is_matched_to_it_and_changes_nothing() -> None:
+    """Double coverage: the short station shares nothing with its neighbour, and all with the long one."""
+    whole = body()
+    parts = [cut(whole, 150, 200, 0.6), cut(whole, 20, 90, 1.8), cut(whole, 0, 180)]
+    found = assemble(parts)
+    gains = {piece.station: piece.gain for piece in found.pieces}
+    assert gains[0] / gains[2] == pytest.approx(1 / 0.6, rel=1e-3)
+    assert gains[1] / gains[2] == pytest.approx(1 / 1.8, rel=1e-3)
+    np.testing.assert_allclose(found.volume.voxels_RAS, gains[2] * whole.voxels_RAS, rtol=1e-3)
+
+
+def test_the_pieces_say_which_millimetres_each_station_gave_and_what_is_missing() -> None:
+    whole = body()
+    parts = [cut(whole, 0, 99), cut(whole, 100, 200)]
+    found = assemble(parts, max_gap_mm=2.0)
+    spans = {piece.station: (piece.low_mm, piece.high_mm) for piece in found.pieces}
+    assert spans == {0: pytest.approx((-201.0, -3.0)), 1: pytest.approx((-1.0, 199.0))}
+    assert found.pieces[0].station == 1, "head first"
+    assert found.gaps_mm == [pytest.approx((-3.0, -1.0))]
+
+
+def test_the_corners_of_a_tilted_station_do_not_hide_a_gap() -> None:
+    """110 mm deep and tilted by 8 degrees, its corner reaches 8 mm higher than its middle."""
+    whole = body()
+    lower = tilted(whole, 8.0, (2, 90), 2.0)
+    top = coverage_mm(lower)[1]
+    first_row = int(np.ceil((top + 6.0 - whole.affine_RAS[2, 3]) / 2 + 0.5))
+    with pytest.raises(BadScan, match=r"gap of [67] mm") as fault:
+        stitch([cut(whole, first_row, 200), lower])
+    assert fault.value.code == "stations_apart"

@@ -66,6 +66,11 @@ def write_sagittal(
     return paths
 
 
+def classic_slice(volume: Volume, number: int = 0) -> FileDataset:
+    """One slice as a classic MR object, not yet written."""
+    return _classic(volume, number, "P1", "E1", "S1")
+
+
 def write_enhanced(
     path: Path, volume: Volume, *, person: str = "P1", exam: str = "E1", series: str = "S1",
     change: Change | None = None,
