@@ -16,7 +16,7 @@ class Stage:
 
 
 ROAD: tuple[Stage, ...] = (
-    Stage("ingest", (), ("files", "sources", "series", "scans"),
+    Stage("ingest", (), ("files", "headers", "sources", "series", "scans"),
           "group files into series and stations into scans, refuse what is not sagittal T2 of the spine"),
     Stage("conditions", (), ("conditions",),
           "code radiology findings into region x severity features"),

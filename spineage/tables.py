@@ -167,6 +167,12 @@ SCANS = Table(
         ),
         Column("num_stations", INT, "series it is assembled from"),
         Column("extent_mm", FLOAT, "covered length along the body", "mm"),
+        Column(
+            "coverage_json",
+            STR,
+            "stations head first, each {series_id, low_mm, high_mm, shared_mm}: S along the middle of its "
+            "field of view, and how much of that another station shows too",
+        ),
         Column("is_phantom", BOOL, "made by spineage phantom, not by a scanner"),
     ),
 )

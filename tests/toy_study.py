@@ -76,7 +76,7 @@ def write_tables(context: Context, cohort: pd.DataFrame) -> None:
     write_part(context.store, context.folder("cohort"), COHORT, cohort, "part-0")
     scans = cohort.assign(
         age_source="participants", vendor="toy", model="toy", field_tesla=1.5, days_since_first=0,
-        num_stations=1, extent_mm=700.0, is_phantom=True,
+        num_stations=1, extent_mm=700.0, coverage_json="[]", is_phantom=True,
     )[SCANS.schema.names]  # fmt: skip
     write_part(context.store, context.folder("ingest"), SCANS, scans, "part-0")
     for i, row in enumerate(cohort.itertuples()):

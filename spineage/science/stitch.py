@@ -20,6 +20,8 @@ from spineage.science.geometry import Affine, Volume
 from spineage.science.onto_grid import Part, corners_of
 from spineage.science.overlap import find_gain, find_shift, num_shared
 
+MAX_VOXELS: Final = 200_000_000
+"""Thirty times a whole spine at 0.9 mm; 800 MB. One station of fine slices must not cost the machine."""
 MAX_GAP_MM: Final = 2.0  # the study's default: stations further apart are not one spine
 
 
@@ -130,6 +132,7 @@ def check_gaps(head_first: Sequence[Volume], max_gap_mm: float) -> None:
 def common_grid(stations: Sequence[Volume]) -> tuple[tuple[int, int, int], Affine]:
     """The grid that holds all stations: axes of the longest, finest spacing along each axis.
 
+    Raises BadScan stations_disagree for a grid beyond MAX_VOXELS.
     The first voxel is put on the lattice of the longest station, so that its voxels need no resampling.
     """
     longest = max(stations, key=lambda v: (round(v.extent_mm[2], 1), coverage_mm(v)[1]))
@@ -145,6 +148,11 @@ def common_grid(stations: Sequence[Volume]) -> tuple[tuple[int, int, int], Affin
     high = np.ceil(corners.max(axis=0) - 0.5 - 1e-3).astype(int)
     affine[:3, 3] = frame.to_mm(low.astype(float))
     r, a, s = high - low + 1
+    if r * a * s > MAX_VOXELS:
+        raise BadScan(
+            "stations_disagree",
+            f"assembled at the finest spacing they would have {r} x {a} x {s} voxels",
+        )
     return (int(r), int(a), int(s)), affine
 
 

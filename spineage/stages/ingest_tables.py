@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from spineage.io.overrides import Override
 from spineage.science.age import settle_age
 from spineage.science.judge import Series, judge
 from spineage.science.series import Header, Limits
-from spineage.science.stations import Choice, choose_stations
+from spineage.science.stations import Choice, Covered, choose_stations, coverage_of
 from spineage.study import Ingest
 
 Row = dict[str, Any]
@@ -152,8 +152,15 @@ def _scan_row(choice: Choice, people: People, first_days: Mapping[str, int]) -> 
         "days_since_first": (about.study_day or 0) - (first_day or 0) if has_day else None,
         "num_stations": len(choice.stations),
         "extent_mm": choice.extent_mm,
+        "coverage_json": json.dumps([_rounded(covered) for covered in coverage_of(choice)]),
         "is_phantom": about.is_phantom,
     }
+
+
+def _rounded(covered: Covered) -> Row:
+    """To a tenth of a millimetre: the rest is rounding of headers."""
+    values = asdict(covered)
+    return {k: round(v, 1) if isinstance(v, float) else v for k, v in values.items()}
 
 
 def _by_person(people: pd.DataFrame | None) -> People:

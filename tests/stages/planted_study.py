@@ -127,7 +127,7 @@ def _cohort() -> pd.DataFrame:
 def _scans(cohort: pd.DataFrame) -> pd.DataFrame:
     return cohort.assign(
         age_source="PatientAge", vendor="spineage-phantom", model="toy", field_tesla=1.5,
-        days_since_first=0, num_stations=1, extent_mm=720.0, is_phantom=True,
+        days_since_first=0, num_stations=1, extent_mm=720.0, coverage_json="[]", is_phantom=True,
     )  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def person(i: int, rng: np.random.Generator, phantoms: bool) -> dict[str, Any]:
         "days_since_first": 0,
         "num_stations": 3,
         "extent_mm": 620.0,
+        "coverage_json": "[]",
         "is_phantom": phantoms,
         "split": ("train", "train", "test", "train", "calibrate", "test", "validate")[i % 7],
         "cluster": cluster,

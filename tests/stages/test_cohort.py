@@ -75,6 +75,7 @@ def scans_of(table: pd.DataFrame) -> pd.DataFrame:
             "days_since_first": table.days_since_first,
             "num_stations": 3,
             "extent_mm": 700.0,
+            "coverage_json": "[]",
             "is_phantom": True,
         }
     )

@@ -151,6 +151,14 @@ def test_stations_of_one_exam_become_one_scan_and_gains_are_matched(archive: Pat
     context = ingested(archive)
     scan = context.read("scans").iloc[0]
     assert (scan.num_stations, scan.extent_mm) == (3, pytest.approx(560.0))
+    covered = json.loads(scan.coverage_json)
+    assert len({piece["series_id"] for piece in covered}) == 3
+    spans = [(piece["low_mm"], piece["high_mm"]) for piece in covered]
+    assert spans == sorted(spans, reverse=True), "head first"
+    for piece, (low, high) in zip(covered, spans, strict=True):
+        others = [span for span in spans if span != (low, high)]
+        shared = sum(max(0, min(high, top) - max(low, bottom)) for bottom, top in others)
+        assert piece["shared_mm"] == pytest.approx(shared, abs=0.2)
     volume = volume_of(context)
     assert volume.voxels_RAS.shape == whole.voxels_RAS.shape
     np.testing.assert_allclose(volume.voxels_RAS, whole.voxels_RAS, rtol=0.02)
