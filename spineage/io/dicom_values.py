@@ -10,10 +10,14 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pydicom
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+
+MAX_VALUE_BYTES: Final = 1 << 16
 
 
 @contextmanager
@@ -33,14 +37,23 @@ def quietly() -> Iterator[None]:
 
 
 def value_of(dataset: Dataset | None, keyword: str) -> Any:
-    """The value, or None when absent, empty or not to be parsed."""
-    if dataset is None:
+    """The value, or None when absent, empty, absurdly long or not to be parsed."""
+    tag = tag_for_keyword(keyword)
+    if dataset is None or tag is None or tag not in dataset:
         return None
     try:
-        value = dataset.get(keyword)
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement) and _is_absurd(element, tag):
+            return None
+        value = dataset[tag].value
     except Exception:  # pydicom raises whatever its converters raise on a malformed element
         return None
     return None if value is None or value == "" else value
+
+
+def _is_absurd(element: RawDataElement, tag: int) -> bool:
+    """Longer than any text or list of numbers: a million values cost a hundred times their bytes."""
+    return len(element.value or b"") > MAX_VALUE_BYTES and dictionary_VR(tag) != "SQ"
 
 
 def text_of(dataset: Dataset | None, keyword: str) -> str:

@@ -58,7 +58,7 @@ def run(context: Context) -> dict[str, int]:
     if not context.store.exists(f"{folder}/done.json"):
         context.say(f"reading the headers of {len(files)} files")
         reads = list(_read_all(context, files, keyed))
-        tables = tables_of(files, reads, context.study.ingest, keyed, people)
+        tables = tables_of(reads, context.study.ingest, keyed, people)
         for table, table_rows in tables.items():
             write_part(context.store, folder, TABLES[table], table_rows, "part-0")
         context.store.write(f"{folder}/done.json", b"{}")

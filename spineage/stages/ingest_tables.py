@@ -11,7 +11,6 @@ import pandas as pd
 
 from spineage.io.headers import Read
 from spineage.io.identity import Keyed
-from spineage.io.listing import Seen
 from spineage.science.age import settle_age
 from spineage.science.judge import Series, judge
 from spineage.science.series import About, Header, Limits
@@ -22,20 +21,18 @@ Row = dict[str, Any]
 
 
 def tables_of(
-    files: Sequence[Seen],
     reads: Sequence[Read],
     section: Ingest,
     keyed: Keyed,
     people: pd.DataFrame | None,
 ) -> dict[str, list[Row]]:
-    """The rows of the four tables. reads: one for each file, in any order."""
-    by_id = {read.file_id: read for read in reads}
+    """The rows of the four tables. reads: one for each file or archive member, in any order."""
     headers = _without_doubles(read.header for read in reads if read.header)
     limits = limits_of(section)
     series = [judge(group, limits) for group in _grouped(headers, "series_id")]
     choices = _choose(series, section)
     first_days = _first_days(headers)
-    locations = {keyed.file(seen.name): seen.location for seen in files}
+    locations = {read.file_id: read.seen.location for read in reads}
     scans, sources = [], []
     for choice in choices:
         key = _scan_key(choice, keyed)
@@ -49,7 +46,7 @@ def tables_of(
     left = {series_id: why for choice in choices for series_id, why in choice.left.items()}
     used = {header.file_id for header in headers}
     return {
-        "files": [_file_row(seen, by_id[keyed.file(seen.name)], used) for seen in files],
+        "files": [_file_row(read, used) for read in sorted(reads, key=lambda read: read.seen.name)],
         "sources": sources,
         "series": [_series_row(one, left, scan_ids) for one in series],
         "scans": scans,
@@ -184,7 +181,7 @@ def _series_row(
     }
 
 
-def _file_row(seen: Seen, read: Read, used: set[str]) -> Row:
+def _file_row(read: Read, used: set[str]) -> Row:
     """A file is part of a series, a copy of one that is, or refused when it was read."""
     code, message = read.code, read.message
     series_id = read.header.series_id if read.header else None
@@ -192,8 +189,8 @@ def _file_row(seen: Seen, read: Read, used: set[str]) -> Row:
         series_id, code, message = None, "duplicate_file", "another file holds the same object"
     return {
         "file_id": read.file_id,
-        "location": seen.location.encode("utf-8", "replace").decode(),
-        "bytes": seen.bytes,
+        "location": read.seen.location.encode("utf-8", "replace").decode(),
+        "bytes": read.seen.bytes,
         "series_id": series_id,
         "code": code,
         "message": message,

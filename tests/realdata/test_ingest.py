@@ -73,8 +73,8 @@ def test_every_file_ends_where_its_own_content_says(found: Context) -> None:
 def test_files_that_are_no_scans_are_all_accounted_for(found: Context) -> None:
     files = found.read("files")
     assert len(files) == sum(1 for path in ROOT.rglob("*") if path.is_file())
-    others = files[files.location.str.endswith((".txt", ".csv", ".tsv", ".md"))]
-    assert set(others.code) == {"not_imaging"}
+    assert set(files[files.location.str.endswith((".txt", ".csv", ".md"))].code) == {"not_imaging"}
+    assert set(files[files.location.str.endswith(".tsv")].code) == {"sidecar"}
     assert (files.series_id.isna() == (files.code != "")).all()
 
 
@@ -203,7 +203,7 @@ def text_of(table: pd.DataFrame) -> str:
 def test_headers_of_real_files_give_the_same_ids_with_the_same_key_only() -> None:
     seen = next(s for s in list_input(str(ROOT)) if s.name.endswith("06_T2_SAG/D0000000"))
     one, again, other = (
-        read_file(seen, Keyed(key), "StudyInstanceUID").header
+        read_file(seen, Keyed(key), "StudyInstanceUID")[0].header
         for key in (b"a" * 32, b"a" * 32, b"b" * 32)
     )
     assert one is not None
