@@ -13,6 +13,7 @@ from pydicom.tag import Tag
 from pydicom.uid import RLELossless
 
 from spineage.errors import BadScan
+from spineage.io.codestreams import check_codestreams
 from spineage.io.dicom import TAGS
 from spineage.io.dicom_frames import Groups, frames_of
 from spineage.io.dicom_values import item_of, items_of, number_of, quietly, text_of
@@ -68,6 +69,7 @@ def _parse(location: str) -> Dataset:
 
 def _decode(dataset: Dataset, frames: tuple[Frame, ...]) -> NDArray[np.generic]:
     """Stored values [frame, rows, columns]; signed or not as the header says."""
+    check_codestreams(dataset, len(frames))
     try:
         if text_of(getattr(dataset, "file_meta", None), "TransferSyntaxUID") == RLELossless:
             # pylibjpeg's decoder takes damaged runs for good, or panics past `except Exception`

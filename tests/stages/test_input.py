@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import subprocess
 import tracemalloc
 import zipfile
 import zlib
@@ -15,15 +16,21 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MediaStorageDirectoryStorage,
+)
 
 from spineage.errors import BadScan, BadStudy
 from spineage.io import archive as archives
 from spineage.io.assemble import read_scan
+from spineage.io.codestreams import size_of
 from spineage.io.findings import read_participants
 from spineage.io.headers import Read, read_file
 from spineage.io.identity import Keyed
 from spineage.io.listing import Seen, list_input, open_bytes, walk_input
+from spineage.io.pixels import read_frames
 from spineage.stages import ingest
 from spineage.stages.context import Context
 from spineage.study import Inputs, Study
@@ -95,6 +102,7 @@ def test_a_tree_deeper_than_calls_may_nest_is_walked(root: Path) -> None:
     finally:
         os.chdir(home)
     [seen] = list_input(str(root))
+    subprocess.run(["rm", "-rf", str(root)], check=True)  # Python's own removal recurses
     assert seen.name.endswith("/deep")
 
 
@@ -262,6 +270,50 @@ def test_a_deflated_object_is_read_and_cut_short_it_is_told(root: Path) -> None:
     assert codes_of(path) == [""]
     path.write_bytes(path.read_bytes()[:-100])
     assert codes_of(path) == ["truncated"]
+
+
+def forge_jpeg_2000(data: bytes) -> bytes:
+    """30,000 x 30,000 pixels, in one tile."""
+    at = data.index(b"\xff\x51") + 6
+    return data[:at] + struct.pack(">IIIIII", 30000, 30000, 0, 0, 30000, 30000) + data[at + 24 :]
+
+
+def forge_components(data: bytes) -> bytes:
+    at = data.index(b"\xff\x51") + 38
+    return data[:at] + struct.pack(">H", 16384) + data[at + 2 :]
+
+
+@pytest.mark.parametrize("forge", [forge_jpeg_2000, forge_components])
+def test_a_forged_size_of_compressed_pixels_is_refused_before_decoding(
+    root: Path, forge: Callable[[bytes], bytes]
+) -> None:
+    def pack(dataset: pydicom.dataset.FileDataset, number: int) -> None:
+        dataset.PixelRepresentation = 0
+        dataset.compress(JPEG2000Lossless)
+
+    path = write_sagittal(root, TALL, change=pack)[0]
+    frame, pixels = read_frames(str(path))[0]
+    assert pixels.shape == (frame.rows, frame.columns)
+    path.write_bytes(forge(path.read_bytes()))
+    with pytest.raises(BadScan, match="not of the size") as fault:
+        read_frames(str(path))
+    assert fault.value.code == "bad_pixels"
+
+
+def test_a_jpeg_says_its_size() -> None:
+    table = b"\xff\xc4\x00\x05abc"
+    for marker in (b"\xc3", b"\xf7"):
+        frame = (
+            b"\xff\xd8"
+            + table
+            + b"\xff\xff"
+            + marker
+            + b"\x00\x0b\x10\x02\x00\x01\x00\x01"
+            + b"\0" * 9
+        )
+        assert size_of(frame) == (512, 256, 1)
+    assert size_of(b"\xff\xd8" + table + b"\xff\xda\x00\x08" + b"\0" * 20) is None
+    assert size_of(b"") is None
 
 
 def test_a_dicomdir_is_told_whatever_it_refers_to(root: Path) -> None:
