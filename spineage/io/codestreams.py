@@ -30,8 +30,8 @@ Size = tuple[int, int, int]  # rows, columns, components
 def check_codestreams(dataset: Dataset, num_frames: int) -> None:
     """Every compressed frame is of the header's size. Raises BadScan bad_pixels."""
     syntax = UID(text_of(getattr(dataset, "file_meta", None), "TransferSyntaxUID"))
-    if not syntax or syntax.is_private or not syntax.is_encapsulated or syntax == RLELossless:
-        return
+    if not syntax.is_transfer_syntax or not syntax.is_encapsulated or syntax == RLELossless:
+        return  # of an unknown one decoding will tell
     numbers = [number_of(dataset, k) for k in ("Rows", "Columns", "SamplesPerPixel")]
     expected = tuple(int(number or 1) for number in numbers)
     try:
