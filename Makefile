@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint types check clean
+.PHONY: install demo test fuzz lint types check clean
 
 install: $(INSTALLED)
 
@@ -19,6 +19,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.run 10000
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -6,7 +6,15 @@ from __future__ import annotations
 FAULTS: dict[str, str] = {
     # files
     "not_imaging": "the file is neither DICOM nor NIfTI; nothing to do",
+    "sidecar": "a file that describes others (.json, .tsv, .bval, .bvec); nothing to do",
+    "directory": "a DICOMDIR, the table of contents of a disc; its files are found without it",
+    "archive": "a zip archive; each of its members has a row of its own",
+    "nested_archive": "an archive within an archive; unpack the outer one and ingest again",
+    "bad_archive": "an archive or member that is damaged, encrypted, doubled or leads out of its place",
     "not_unpacked": "an archive, whose members are not read; unpack it beside the other files",
+    "too_large": "the file declares, or unpacks to, more than any exam holds; look at where it comes from",
+    "link": "a link to a folder or out of the input, which is not followed; name its target as input",
+    "special_file": "a pipe, socket or device, which is never opened; nothing to do",
     "unreadable": "the header cannot be parsed; copy or export the file again",
     "truncated": "the file ends before its data do; copy it again",
     "no_pixels": "the object carries no image; nothing to do",

@@ -27,7 +27,8 @@ class Inputs(Section):
 
     scans: str = Field("", description="folder or URI of DICOM, NIfTI or BIDS")
     participants: str | None = Field(
-        None, description="CSV: person, [exam], sex, site, [age_years]"
+        None,
+        description="CSV: person, [exam], sex, site, [age_years]; or participants.tsv of BIDS",
     )
     findings: str | None = Field(None, description="CSV: person, exam, finding, level, severity")
     lifestyle: str | None = Field(None, description="CSV: person, then one column per factor")

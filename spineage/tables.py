@@ -102,7 +102,7 @@ HEADERS = Table(
     "what every file's header says, kept so that an unchanged file is never read again",
     (
         Column("file_id", STR, "keyed hash of the path below the input folder"),
-        Column("location", STR, "path or URI, with the member for archives"),
+        Column("location", BYTES, "path or URI, with the member for archives; names are any bytes"),
         Column("bytes", INT, "size", "bytes"),
         Column("group", INT, "files of one person have the same"),
         Column("code", STR, "fault code, empty when there is a header"),

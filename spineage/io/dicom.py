@@ -11,14 +11,16 @@ import hashlib
 import re
 import struct
 from collections.abc import Sequence
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from spineage.errors import BadScan
+from spineage.io.bounded import Bounded
 from spineage.io.dicom_frames import first_groups, frames_of
+from spineage.io.dicom_start import plain_stream
 from spineage.io.dicom_values import number_of, quietly, terms_of, text_of
 from spineage.io.identity import Keyed
 from spineage.io.scanners import model_of, vendor_of
@@ -44,33 +46,41 @@ TAGS: Final = [
 ]  # fmt: skip
 
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
-DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 PIXEL_TAGS: Final = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}
 SAMPLE_BYTES: Final = 4096
 UNDEFINED: Final = 0xFFFFFFFF
+MAX_HEADER_BYTES: Final = 1 << 28  # 20,000 frames of 10 KB each
+MAX_ELEMENT_BYTES: Final = 1 << 26  # a sequence of known length is one element
+MAX_FRAGMENTS: Final = 200_000  # of compressed pixels: ten for each frame
 
 
 def read_header(stream: BinaryIO, size: int, file_id: str, keyed: Keyed, exam_key: str) -> Header:
     """What the file says about its pictures.
 
     stream: at its start, seekable; exam_key: the tag that holds the exam's id.
-    Raises BadScan: unreadable, no_pixels, truncated, bad_pixels.
+    Raises BadScan: unreadable, directory, no_pixels, truncated, bad_pixels, too_large.
     """
     with quietly():
-        dataset, header_bytes = _parse(stream)
+        stream, size = plain_stream(stream, size)
+        dataset, header_bytes = _parse(stream, size)
         _check_pixels_are_there(stream, dataset, header_bytes, size)
         digest = hashlib.sha256(header_bytes)
         digest.update(_pixel_samples(stream, size))
         return _header(dataset, digest, size, file_id, keyed, exam_key)
 
 
-def _parse(stream: BinaryIO) -> tuple[Dataset, bytes]:
+def _parse(stream: BinaryIO, size: int) -> tuple[Dataset, bytes]:
     """The header's elements that matter, and the bytes before the pixels."""
+    bounded = cast(BinaryIO, Bounded(stream, size, MAX_ELEMENT_BYTES))
     try:
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
+        dataset = pydicom.dcmread(bounded, stop_before_pixels=True, specific_tags=TAGS, force=True)
+    except BadScan:
+        raise
     except Exception as error:  # pydicom raises a dozen types; their texts quote values
         raise BadScan("unreadable", f"not to be parsed as DICOM ({type(error).__name__})") from None
-    end = stream.tell()
+    end = min(stream.tell(), size)  # an element may claim to end beyond the file
+    if end > MAX_HEADER_BYTES:
+        raise BadScan("too_large", f"the header is longer than {MAX_HEADER_BYTES} bytes")
     stream.seek(0)
     return dataset, stream.read(end)
 
@@ -83,8 +93,6 @@ def _check_pixels_are_there(
     if not sop_class or not text_of(dataset, "SOPInstanceUID"):
         raise BadScan("unreadable", "the header ends before it says what the object is")
     syntax = text_of(getattr(dataset, "file_meta", None), "TransferSyntaxUID")
-    if syntax == DEFLATED:
-        return  # positions in the file say nothing about a deflated stream; decoding will tell
     order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
     stream.seek(len(header_bytes))
     start = stream.read(12)
@@ -102,7 +110,8 @@ def _check_pixels_are_there(
         raise BadScan("truncated", "the file ends before its pixels do")
     needed = _uncompressed_bytes(dataset)
     if length < needed:
-        raise BadScan("bad_pixels", f"{length} bytes of pixels, the header needs {needed}")
+        shown = min(needed, 10**12)  # what the header claims may have hundreds of digits
+        raise BadScan("bad_pixels", f"{length} bytes of pixels, the header needs {shown}")
 
 
 def _pixel_samples(stream: BinaryIO, size: int) -> bytes:
@@ -116,14 +125,16 @@ def _pixel_samples(stream: BinaryIO, size: int) -> bytes:
 
 def _check_fragments(stream: BinaryIO, size: int) -> None:
     """Walk the fragments of encapsulated pixels (PS3.5 A.4) up to their end mark, reading 8 bytes of each."""
-    while stream.tell() + 8 <= size:
+    for _ in range(MAX_FRAGMENTS):
+        if stream.tell() + 8 > size:
+            raise BadScan("truncated", "the file ends before its compressed pixels do")
         group, element, length = struct.unpack("<HHI", stream.read(8))
         if (group, element) == (0xFFFE, 0xE0DD):
             return
         if (group, element) != (0xFFFE, 0xE000) or length == UNDEFINED:
             raise BadScan("bad_pixels", "the compressed pixels are not in fragments")
         stream.seek(length, 1)
-    raise BadScan("truncated", "the file ends before its compressed pixels do")
+    raise BadScan("bad_pixels", f"the compressed pixels are in more than {MAX_FRAGMENTS} fragments")
 
 
 def _uncompressed_bytes(dataset: Dataset) -> int:

@@ -11,12 +11,16 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pydicom
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
+
+MAX_VALUE_BYTES: Final = 1 << 16
+"""Longer than any text or list of numbers: a million values cost a hundred times their bytes."""
 
 
 @contextmanager
@@ -40,22 +44,32 @@ MAX_REMEMBERED = 256
 
 
 def value_of(dataset: Dataset | None, keyword: str) -> Any:
-    """The value, or None when absent, empty or not to be parsed. Shared between files: not to be changed."""
+    """The value, or None when absent, empty, absurdly long or not to be parsed.
+
+    Shared between files: not to be changed.
+    """
     if dataset is None:
         return None
     try:
-        element = dataset.get_item(_tag(keyword))
-        if element is None:
-            return None
-        if isinstance(element, RawDataElement) and len(element.value or b"") <= MAX_REMEMBERED:
-            charset = dataset.original_character_set
-            named = charset if isinstance(charset, str) else tuple(charset)
-            value = _converted(element._replace(value_tell=0), named)
-        else:
-            value = dataset.get(keyword)
+        value = _value(dataset, _tag(keyword))
     except Exception:  # pydicom raises whatever its converters raise on a malformed element
         return None
     return None if value is None or value == "" else value
+
+
+def _value(dataset: Dataset, tag: BaseTag) -> Any:
+    element = dataset.get_item(tag)
+    if element is None:
+        return None
+    if not isinstance(element, RawDataElement) or dictionary_VR(tag) == "SQ":
+        return dataset[tag].value
+    if len(element.value or b"") > MAX_VALUE_BYTES:
+        return None
+    if len(element.value or b"") > MAX_REMEMBERED:
+        return dataset[tag].value
+    charset = dataset.original_character_set
+    named = charset if isinstance(charset, str) else tuple(charset)
+    return _converted(element._replace(value_tell=0), named)
 
 
 @functools.cache

@@ -20,6 +20,7 @@ import pandas as pd
 import yaml
 
 from spineage.errors import BadStudy
+from spineage.io.bids import from_bids, is_bids
 from spineage.io.identity import Keyed
 from spineage.science.conditions import Codebook, codebook_from
 from spineage.tables import TRUTH
@@ -63,8 +64,8 @@ def read_lifestyle(
 def read_participants(location: str, keyed: Keyed) -> pd.DataFrame:
     """person_id, exam_id (null when the table is by person), age_years, sex, site; null where unknown.
 
-    Needs person, sex and site; age_years and exam may be left out. Raises BadStudy for an age outside
-    0-120.
+    Needs person, sex and site; age_years and exam may be left out. Or the participants.tsv of a BIDS data
+    set. Raises BadStudy for an age outside 0-120.
     """
     table = _read(location, "participants", ("person", "sex", "site"))
     by_exam = "exam" in table
@@ -114,6 +115,8 @@ def _read(location: str, what: str, needed: Sequence[str]) -> pd.DataFrame:
         raise BadStudy(
             f"{what}: column {table.columns[table.columns.duplicated()][0]!r} is there twice"
         )
+    if what == "participants" and is_bids(table):
+        table = from_bids(table)
     for column in needed:
         _need(table, column, what, "it needs")
     table = table.drop(columns="row", errors="ignore")

@@ -6,6 +6,7 @@ A header is stored as JSON of its fields: plain values, so nothing is unpickled.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 from typing import Any
 
@@ -27,7 +28,7 @@ def row_of(read: Read) -> Row:
     owner = read.header.about.person_id if read.header else read.file_id
     return {
         "file_id": read.file_id,
-        "location": read.seen.location.encode("utf-8", "replace").decode(),
+        "location": os.fsencode(read.seen.location),
         "bytes": read.seen.bytes,
         "group": int(owner[:4], 16) % GROUPS,
         "code": read.code,
@@ -38,7 +39,7 @@ def row_of(read: Read) -> Row:
 
 def read_of(row: Row) -> Read:
     """The Read that `row_of` was given, but for the file's name and stamp, which nothing needs any more."""
-    seen = Seen("", row["location"], row["bytes"], "")
+    seen = Seen("", os.fsdecode(row["location"]), row["bytes"], "")
     header = _decoded(row["header_json"]) if row["header_json"] else None
     return Read(seen, row["file_id"], header, row["code"], row["message"])
 

@@ -1,24 +1,34 @@
-"""Any file of the input folder: told apart by its first bytes, read as what it is, or refused with a code."""
+"""Any file of the input: told apart by its first bytes, read as what it is, or refused with a code."""
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from spineage.errors import BadScan
 from spineage.io import dicom, nifti
+from spineage.io.archive import MARK, Member, members_of, open_archive, read_member
 from spineage.io.identity import Keyed
 from spineage.io.listing import Seen, open_stream
 from spineage.science.series import Header
 
-SNIFF_BYTES = 4096
+SNIFF_BYTES: Final = 4096
+ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")  # a file, an empty, a split one
+OTHER_ARCHIVES: Final = (b"7z\xbc\xaf", b"Rar!")
+SIDECARS: Final = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")  # of NIfTI and BIDS
+TROUBLES: Final = {
+    "link": "a link to a folder or out of the input: links are not followed there",
+    "special_file": "a pipe, socket or device: it is not opened",
+    "unreadable": "the file or folder cannot be opened",
+}
 
 
 @dataclass(frozen=True)
 class Read:
-    """What came of one file: its header, or a fault code with a message."""
+    """What came of one file or archive member: its header, or a fault code with a message."""
 
     seen: Seen
     file_id: str
@@ -42,35 +52,87 @@ def read_chunk(chunk: Chunk) -> list[Read]:
 
 
 def read_file(seen: Seen, keyed: Keyed, exam_key: str) -> list[Read]:
-    """The header of one file, or why there is none."""
+    """The header of one file, or why there is none; of a zip archive one for itself and each member."""
+    try:
+        if seen.trouble:
+            raise BadScan(seen.trouble, TROUBLES[seen.trouble])
+        with open_stream(seen.location) as stream:
+            if kind_of(stream) == "zip":
+                return _read_archive(seen, stream, keyed, exam_key)
+            return [_read(seen, stream, keyed, exam_key)]
+    except BadScan as fault:
+        return [_refused(seen, keyed, fault)]
+    except OSError as error:
+        return [_refused(seen, keyed, _unopened(error))]
+
+
+def _read_archive(seen: Seen, stream: BinaryIO, keyed: Keyed, exam_key: str) -> list[Read]:
+    """The archive's own row, then one for each member; one member is in memory at a time."""
+    with open_archive(stream) as packed:
+        members = []
+        for member in members_of(packed):
+            inside = _seen_inside(seen, member)
+            try:
+                if member.fault:
+                    raise member.fault
+                data = io.BytesIO(read_member(packed, member.info))
+                members.append(_read(inside, data, keyed, exam_key))
+            except BadScan as fault:
+                members.append(_refused(inside, keyed, fault))
+    listed = BadScan(
+        "archive", f"a zip archive of {len(members)} files, each with a row of its own"
+    )
+    return [_refused(seen, keyed, listed), *members]
+
+
+def _seen_inside(seen: Seen, member: Member) -> Seen:
+    return Seen(
+        f"{seen.name}{MARK}{member.name}",
+        f"{seen.location}{MARK}{member.name}",
+        member.info.file_size,
+        seen.stamp,
+    )
+
+
+def _read(seen: Seen, stream: BinaryIO, keyed: Keyed, exam_key: str) -> Read:
+    """One file that is open, at its start."""
     file_id = keyed.file(seen.name)
     try:
-        return [Read(seen, file_id, _header(seen, file_id, keyed, exam_key))]
+        return Read(seen, file_id, _header(seen, stream, file_id, keyed, exam_key))
     except BadScan as fault:
-        return [Read(seen, file_id, None, fault.code, str(fault))]
+        return _refused(seen, keyed, fault)
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        return [Read(seen, file_id, None, "unreadable", f"the file cannot be opened ({why})")]
+        return _refused(seen, keyed, _unopened(error))
 
 
-def _header(seen: Seen, file_id: str, keyed: Keyed, exam_key: str) -> Header:
-    if seen.is_link_to_folder:
-        raise BadScan("not_imaging", "a link to a folder: links are not followed")
-    with open_stream(seen.location) as stream:
-        kind = kind_of(stream)
-        if kind == "dicom":
-            return dicom.read_header(stream, seen.bytes, file_id, keyed, exam_key)
+def _refused(seen: Seen, keyed: Keyed, fault: BadScan) -> Read:
+    return Read(seen, keyed.file(seen.name), None, fault.code, str(fault))
+
+
+def _unopened(error: OSError) -> BadScan:
+    why = error.strerror if error.errno else type(error).__name__
+    return BadScan("unreadable", f"the file cannot be opened ({why})")
+
+
+def _header(seen: Seen, stream: BinaryIO, file_id: str, keyed: Keyed, exam_key: str) -> Header:
+    kind = kind_of(stream)
+    if kind == "dicom":
+        return dicom.read_header(stream, seen.bytes, file_id, keyed, exam_key)
     if kind == "nifti":
-        return nifti.read_header(seen.location, seen.name, file_id, keyed)
+        return nifti.read_header(stream, seen.location, seen.name, file_id, keyed)
+    if kind in ("zip", "archive") and MARK in seen.name:
+        raise BadScan("nested_archive", "an archive within an archive: unpack the outer one")
     if kind == "archive":
         raise BadScan("not_unpacked", "an archive: unpack it beside the other files")
     if kind == "nifti pair":
         raise BadScan("unreadable", "NIfTI in two files (.hdr, .img): convert it to one .nii")
+    if seen.name.lower().endswith(SIDECARS):
+        raise BadScan("sidecar", "a table or description that lies beside images")
     raise BadScan("not_imaging", "neither DICOM nor NIfTI")
 
 
 def kind_of(stream: BinaryIO) -> str:
-    """dicom, nifti, nifti pair, archive or other; by content, since names lie. Rewinds the stream."""
+    """dicom, nifti, nifti pair, zip, archive or other; by content, since names lie. Rewinds the stream."""
     start = stream.read(SNIFF_BYTES)
     stream.seek(0)
     if start[128:132] == b"DICM" or _is_bare_dicom(start):
@@ -80,7 +142,9 @@ def kind_of(stream: BinaryIO) -> str:
         if _nifti(start):
             return _nifti(start)
         return "archive" if start[257:262] == b"ustar" else "other"
-    if start[:4] in (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!") or start[257:262] == b"ustar":
+    if start[:4] in ZIP_STARTS:
+        return "zip"
+    if start[:4] in OTHER_ARCHIVES or start[257:262] == b"ustar":
         return "archive"
     return _nifti(start) or "other"
 

@@ -56,7 +56,7 @@ class Keyed:
         return self._hash("key", "id")
 
     def _hash(self, domain: str, raw: str) -> str:
-        data = f"spineage:{domain}:{raw}".encode()
+        data = f"spineage:{domain}:{raw}".encode("utf-8", "surrogatepass")  # names of any bytes
         return hashlib.blake2b(data, key=self.key[:64], digest_size=8).hexdigest()
 
 

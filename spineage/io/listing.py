@@ -1,96 +1,229 @@
-"""What lies in the input folder, and opening it. Names and locations are private: they may name people."""
+"""What lies in the input, one folder at a time, and opening it. Names and locations are private: they may
+name people."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
 import fsspec
 
-from spineage.errors import BadStudy
+from spineage.errors import BadScan, BadStudy
+from spineage.io.archive import MARK, read_named
+from spineage.io.bounded import read_at_most
+
+MAX_FILE_BYTES: Final = 1 << 32  # of one read into memory as a whole
+MAX_SIDECAR_BYTES: Final = 1 << 24
+LOCAL_SCHEMES: Final = ("file://", "local://")
+STAMPS: Final = ("ETag", "mtime", "LastModified", "updated", "created")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One file. name: path below the input folder, with `/`; stamp: changes when the file does."""
+    """One file, or one member of an archive.
+
+    name: path below the input folder, with `/`; stamp: changes when the file does; trouble: the fault
+    code of what must not be opened (link, special_file, unreadable), else "".
+    """
 
     name: str
     location: str
     bytes: int
     stamp: str
-    is_link_to_folder: bool = False
+    trouble: str = ""
 
 
-def walk_input(root: str) -> Iterator[Seen]:
-    """See list_input."""
-    yield from list_input(root)
+@dataclass(frozen=True)
+class _Folder:
+    """A folder still to be listed."""
+
+    name: str
+    location: str
+
+
+Found = Seen | _Folder
+Lister = Callable[[_Folder], list[Found]]
 
 
 def list_input(root: str) -> list[Seen]:
-    """Every file below the folder or URI, sorted by name. Raises BadStudy when it is missing or empty."""
+    """All of walk_input at once."""
+    return list(walk_input(root))
+
+
+def walk_input(root: str) -> Iterator[Seen]:
+    """Every file below a folder or URI, depth first, names in the order of their code points.
+
+    Holds the entries of one folder at each depth. Links to folders and out of the tree, special files and
+    what cannot be looked at are seen with their `trouble`. Raises BadStudy at once when the input is missing
+    or empty, and on the way when an object store stops answering.
+    """
     if not root:
         raise BadStudy("no input: set inputs.scans in the study to the folder of the scans")
-    found = sorted(_remote(root) if "://" in root else _local(root), key=lambda seen: seen.name)
-    if not found:
+    scheme = next((s for s in LOCAL_SCHEMES if root.startswith(s)), "")
+    is_remote = "://" in root and not scheme
+    found = _remote(root) if is_remote else _local(root.removeprefix(scheme))
+    first = next(found, None)
+    if first is None:
         raise BadStudy(f"inputs.scans is empty: there is no file in {root}")
-    return found
+    return itertools.chain([first], found)
+
+
+def _walk(top: _Folder, entries_of: Lister) -> Iterator[Seen]:
+    """Depth first without recursion: folders may be nested deeper than calls."""
+    open_folders = [iter(entries_of(top))]
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+        elif isinstance(entry, Seen):
+            yield entry
+        else:
+            open_folders.append(iter(entries_of(entry)))
+
+
+def _below(folder: _Folder, name: str) -> str:
+    return f"{folder.name}/{name}" if folder.name else name
 
 
 def _local(root: str) -> Iterator[Seen]:
     if not os.path.isdir(root):
         raise BadStudy(f"inputs.scans is not there: {root} is no folder")
     base = os.path.abspath(root)
-    for folder, subfolders, files in os.walk(base):
-        links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
-        for name in (*files, *links):
-            path = os.path.join(folder, name)
-            yield _seen(path, os.path.relpath(path, base).replace(os.sep, "/"), name in links)
+    real_base = os.path.join(os.path.realpath(base), "")
+    top = _Folder("", base)
+    if not os.access(base, os.R_OK | os.X_OK):
+        raise BadStudy(f"inputs.scans cannot be listed: {root} (permission denied)")
+    return _walk(top, lambda folder: _local_entries(folder, real_base))
 
 
-def _seen(path: str, name: str, is_link_to_folder: bool) -> Seen:
-    """A file that cannot be looked at (a broken link, no permission) is listed with no bytes."""
+def _local_entries(folder: _Folder, real_base: str) -> list[Found]:
     try:
-        status = os.stat(path)
+        with os.scandir(folder.location) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
     except OSError:
-        return Seen(name, path, 0, "unreadable")
-    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return Seen(name, path, size, str(status.st_mtime_ns), is_link_to_folder)
+        return [Seen(folder.name, folder.location, 0, "", "unreadable")]
+    return [_local_entry(entry, _below(folder, entry.name), real_base) for entry in ordered]
+
+
+def _local_entry(entry: os.DirEntry[str], name: str, real_base: str) -> Found:
+    """A folder, a regular file, or something that must not be opened, and why."""
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return _Folder(name, entry.path)
+        status = entry.stat()
+        is_inside = not entry.is_symlink() or os.path.realpath(entry.path).startswith(real_base)
+    except OSError:  # a broken or circular link, no permission
+        return Seen(name, entry.path, 0, "", "unreadable")
+    if not is_inside or stat.S_ISDIR(status.st_mode):
+        return Seen(name, entry.path, 0, "", "link")
+    if not stat.S_ISREG(status.st_mode):
+        return Seen(name, entry.path, 0, "", "special_file")
+    return Seen(name, entry.path, status.st_size, str(status.st_mtime_ns))
 
 
 def _remote(root: str) -> Iterator[Seen]:
     try:
-        filesystem, base = fsspec.core.url_to_fs(root)
-        details = cast(dict[str, dict[str, object]], filesystem.find(base, detail=True))
+        filesystem, base = fsspec.core.url_to_fs(root, use_listings_cache=False)
+        top = _Folder("", base.rstrip("/"))
+        _details(filesystem, top)
     except Exception as error:  # every protocol raises its own
         raise BadStudy(f"inputs.scans cannot be listed: {root} ({type(error).__name__})") from None
-    for path, about in details.items():
-        stamps = (about.get(k) for k in ("ETag", "mtime", "LastModified", "updated", "created"))
-        stamp = next((str(s) for s in stamps if s), "")
-        name = path[len(base) :].lstrip("/")
-        yield Seen(name, filesystem.unstrip_protocol(path), int(str(about.get("size") or 0)), stamp)
+    return _walk(top, lambda folder: _remote_entries(filesystem, folder))
+
+
+def _remote_entries(filesystem: Any, folder: _Folder) -> list[Found]:
+    """Raises BadStudy when the store stops answering: a part of the input must not pass for all of it."""
+    try:
+        details = _details(filesystem, folder)
+    except PermissionError:
+        address = filesystem.unstrip_protocol(folder.location)
+        return [Seen(folder.name, address, 0, "", "unreadable")]
+    except Exception as error:
+        raise BadStudy(f"inputs.scans stopped answering ({type(error).__name__}): again") from None
+    return [_remote_entry(filesystem, folder, about) for about in details]
+
+
+def _details(filesystem: Any, folder: _Folder) -> list[dict[str, Any]]:
+    """What lies directly in the folder; not the folder's own mark, nor anything out of it."""
+    inside = f"{folder.location}/"
+    details = filesystem.ls(folder.location, detail=True)
+    within = [about for about in details if len(_path(about)) > len(inside)]
+    return sorted((about for about in within if _path(about).startswith(inside)), key=_path)
+
+
+def _path(about: dict[str, Any]) -> str:
+    return str(about["name"]).rstrip("/")
+
+
+def _remote_entry(filesystem: Any, folder: _Folder, about: dict[str, Any]) -> Found:
+    path = _path(about)
+    name = _below(folder, path[len(folder.location) + 1 :])
+    if about.get("type") == "directory":
+        return _Folder(name, path)
+    stamp = next((str(about[key]) for key in STAMPS if about.get(key)), "")
+    return Seen(name, filesystem.unstrip_protocol(path), int(about.get("size") or 0), stamp)
 
 
 def open_stream(location: str) -> BinaryIO:
-    """The file, for reading and seeking. Raises OSError when it is gone."""
-    if "://" in location:
-        return cast(BinaryIO, fsspec.open(location, "rb").open())
-    return open(location, "rb")
+    """A file, or a member of an archive (`<archive>!/<member>`), for reading and seeking.
+
+    Raises OSError when it is gone, BadScan when its archive is at fault.
+    """
+    archive, member = _split(location)
+    if not member:
+        return _open_file(location)
+    with _open_file(archive) as stream:
+        return io.BytesIO(read_named(stream, member))
 
 
-def open_bytes(location: str) -> bytes:
-    """The whole file. Raises OSError when it is gone."""
+def open_bytes(location: str, limit: int = MAX_FILE_BYTES) -> bytes:
+    """The whole file. Raises as open_stream does, and BadScan too_large beyond `limit` bytes."""
     with open_stream(location) as stream:
-        return stream.read()
+        return read_at_most(stream, limit)
 
 
 def open_beside(location: str, suffix: str, other: str) -> bytes | None:
-    """The neighbour whose name ends otherwise (`x.nii.gz` -> `x.json`), None when there is none."""
+    """The neighbour whose name ends otherwise (`x.nii.gz` -> `x.json`), None when there is none.
+
+    It is looked at as every file is: no link is followed and no pipe opened.
+    """
     if not location.endswith(suffix):
         return None
+    beside = location[: -len(suffix)] + other
     try:
-        return open_bytes(location[: -len(suffix)] + other)
-    except OSError:
+        is_file = _is_remote(beside) or _split(beside)[1] or stat.S_ISREG(os.lstat(beside).st_mode)
+        return open_bytes(beside, MAX_SIDECAR_BYTES) if is_file else None
+    except (OSError, BadScan):
         return None
+
+
+def _split(location: str) -> tuple[str, str]:
+    """Archive and member, where what stands before the mark is a file; else the location and ""."""
+    at = location.find(MARK)
+    while at >= 0:
+        if _is_file(location[:at]):
+            return location[:at], location[at + len(MARK) :]
+        at = location.find(MARK, at + 1)
+    return location, ""
+
+
+def _is_remote(location: str) -> bool:
+    return "://" in location
+
+
+def _is_file(location: str) -> bool:
+    if not _is_remote(location):
+        return os.path.isfile(location)
+    filesystem, path = fsspec.core.url_to_fs(location)
+    return bool(filesystem.isfile(path))
+
+
+def _open_file(location: str) -> BinaryIO:
+    if _is_remote(location):
+        return cast(BinaryIO, fsspec.open(location, "rb").open())
+    return open(location, "rb")

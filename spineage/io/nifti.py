@@ -8,36 +8,45 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import re
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from spineage.errors import BadScan
+from spineage.io.bounded import inflate_at_most, read_at_most
 from spineage.io.identity import Keyed
 from spineage.io.listing import open_beside, open_bytes
 from spineage.science.series import About, Header, Physics
 from spineage.science.slices import Grid
 from spineage.science.words import words_in
 
-MAX_VOXELS: Final = 400_000_000  # a 0.5 mm whole body is 250 million
+MAX_VOXELS: Final = 250_000_000  # a whole spine at 0.5 mm is 140 million
+MAX_BYTES: Final = 8 * MAX_VOXELS + (1 << 20)  # as float64, and a header with extensions
+START_BYTES: Final = 544  # NIfTI-2's header is 540, NIfTI-1's 348
+BESIDE_BYTES: Final = 1 << 20  # what may follow the voxels
 MAX_LABELS: Final = 32  # a label image has few values; MR has hundreds
 MAX_SAME: Final = 0.7  # share of voxels equal to their neighbour: labels 0.8 and more, MR below 0.1
 HOUNSFIELD_AIR: Final = -200.0  # MR magnitudes are not negative; resampling overshoots by far less
 SPACE_AND_TIME_UNITS: Final = {1: 1000.0, 2: 1.0, 3: 0.001}  # metres, millimetres, micrometres
 
 
-def read_header(location: str, name: str, file_id: str, keyed: Keyed) -> Header:
+def read_header(stream: BinaryIO, location: str, name: str, file_id: str, keyed: Keyed) -> Header:
     """What a NIfTI file says about its volume. Reads the voxels once, for their values.
 
-    name: the path below the input folder. Raises BadScan unreadable, truncated, no_geometry, bad_pixels.
+    stream: the file at `location`, at its start; name: the path below the input folder.
+    Raises BadScan unreadable, truncated, too_large, no_geometry, bad_pixels.
     """
-    raw = open_bytes(location)
+    raw = read_at_most(stream, MAX_BYTES)
     content = hashlib.sha256(raw).hexdigest()
     image = _parsed(raw)
     sidecar = _sidecar(location)
@@ -63,42 +72,65 @@ def read_header(location: str, name: str, file_id: str, keyed: Keyed) -> Header:
 
 def read_voxels(location: str) -> tuple[NDArray[np.float32], Grid]:
     """The scaled voxels [i, j, k] and where they lie. Raises BadScan as read_header does."""
-    image = _parsed(open_bytes(location))
+    image = _parsed(open_bytes(location, MAX_BYTES))
     return _voxels(image), _grid(image)
 
 
 def _parsed(raw: bytes) -> Any:
     """The image in memory. Raises BadScan when it is no volume of a size that MR has."""
-    raw = _gunzipped(raw) if raw[:2] == b"\x1f\x8b" else raw
-    is_second = raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(raw)
-    except Exception as error:  # nibabel raises many types; their texts quote values
-        raise BadScan("unreadable", f"not to be parsed as NIfTI ({type(error).__name__})") from None
-    shape = image.shape
-    num_voxels = float(np.prod([float(n) for n in shape]))
-    if len(shape) < 3 or min(shape) < 1 or num_voxels > MAX_VOXELS:
-        raise BadScan("bad_pixels", "not a volume of a size that MR has")
-    offset, bits = int(image.header["vox_offset"]), int(image.header["bitpix"])
-    if offset + num_voxels * bits / 8 > len(raw):
+    is_packed = raw[:2] == b"\x1f\x8b"
+    kind, needed = _claims(_start_of(raw) if is_packed else raw[:START_BYTES])
+    data = inflate_at_most(raw, needed + BESIDE_BYTES, wbits=31) if is_packed else raw
+    if needed > len(data):
         raise BadScan("truncated", "the file ends before its voxels do")
-    return image
+    with _silently():
+        try:
+            return kind.from_bytes(data)
+        except Exception as error:  # nibabel raises many types; their texts quote values
+            raise _unparsed(error) from None
 
 
-def _gunzipped(raw: bytes) -> bytes:
-    """Unpacked, but never to more than the largest volume that is accepted."""
-    stream = zlib.decompressobj(wbits=31)
+def _claims(start: bytes) -> tuple[Any, int]:
+    """By the header alone: which NIfTI it is, and how many bytes it needs. Raises as _parsed does."""
+    is_second = start[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
+    kind = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
+    size = 540 if is_second else 348
+    with _silently():
+        try:
+            header = kind.header_class(start[:size], check=False)
+            shape = [float(n) for n in header.get_data_shape()]
+            offset, bits = int(header["vox_offset"]), int(header["bitpix"])
+        except Exception as error:
+            raise _unparsed(error) from None
+    if len(shape) < 3 or min(shape) < 1 or math.prod(shape) > MAX_VOXELS or not 0 < bits <= 64:
+        raise BadScan("bad_pixels", "not a volume of a size that MR has")
+    if not 0 <= offset <= BESIDE_BYTES:
+        raise BadScan("bad_pixels", "the voxels do not follow the header")
+    return kind, offset + int(math.prod(shape)) * bits // 8
+
+
+def _start_of(packed: bytes) -> bytes:
     try:
-        data = stream.decompress(raw, 8 * MAX_VOXELS)
+        return zlib.decompressobj(wbits=31).decompress(packed, START_BYTES)
     except zlib.error:
-        raise BadScan("unreadable", "the gzip stream is damaged") from None
-    if stream.unconsumed_tail:
-        raise BadScan("bad_pixels", "the file unpacks to more than a volume of MR can hold")
-    if not stream.eof:
-        raise BadScan("truncated", "the gzip stream ends early")
-    return data
+        raise BadScan("unreadable", "the packed stream is damaged") from None
+
+
+def _unparsed(error: Exception) -> BadScan:
+    return BadScan("unreadable", f"not to be parsed as NIfTI ({type(error).__name__})")
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """Neither a warning nor a log line of nibabel leaves this block."""
+    logger = logging.getLogger("nibabel.global")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def _grid(image: Any) -> Grid:
@@ -144,10 +176,10 @@ def _value_fault(image: Any) -> tuple[str, str] | None:
 
 
 def _is_label_image(voxels: NDArray[np.float32]) -> bool:
-    values = np.unique(voxels)
-    if (values != np.round(values)).any():
+    if (voxels != np.round(voxels)).any():
         return False
-    if len(values) <= MAX_LABELS:
+    few = np.unique(voxels[::7, ::7, ::7])  # sorting all takes a minute in the largest
+    if len(few) <= MAX_LABELS and len(np.unique(voxels)) <= MAX_LABELS:
         return True
     here, right = voxels[:-1], voxels[1:]
     inside = (here != 0) & (right != 0)
@@ -162,7 +194,7 @@ def _sidecar(location: str) -> dict[str, Any]:
             continue
         try:
             parsed = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return parsed if isinstance(parsed, dict) else {}
     return {}

@@ -13,6 +13,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, JPEGLSTransferSyntaxes, RLELossless
 
 from spineage.errors import BadScan
+from spineage.io.codestreams import check_codestreams
 from spineage.io.dicom import TAGS
 from spineage.io.dicom_frames import Groups, frames_of
 from spineage.io.dicom_values import item_of, items_of, number_of, quietly, text_of
@@ -72,6 +73,7 @@ def _decode(dataset: Dataset, frames: tuple[Frame, ...]) -> NDArray[np.generic]:
     Bits above the stored ones are cut off, whatever they hold (PS3.5 8.1.1): old overlays, or no sign.
     """
     _check_bits(dataset)
+    check_codestreams(dataset, len(frames))
     try:
         _choose_decoder(dataset)
         stored = _with_sign(dataset.pixel_array, dataset)

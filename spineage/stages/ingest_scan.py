@@ -25,7 +25,7 @@ from spineage.io.store import Store
 from spineage.stages.context import Context, digest_of
 from spineage.tables import HEADERS
 
-SCHEMA = 2  # raise it when the same file gives another header
+SCHEMA = 3  # raise it when the same file gives another header
 CUT = 256
 """One name in so many ends a chunk."""
 MAX_CHUNK = 1024

@@ -217,7 +217,7 @@ def _file_row(read: Read, used: set[str]) -> Row:
         series_id, code, message = None, "duplicate_file", "another file holds the same object"
     return {
         "file_id": read.file_id,
-        "location": read.seen.location,
+        "location": read.seen.location.encode("utf-8", "replace").decode(),
         "bytes": read.seen.bytes,
         "series_id": series_id,
         "code": code,

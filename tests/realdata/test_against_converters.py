@@ -201,7 +201,7 @@ def test_what_has_no_place_by_the_standard_is_refused_where_a_converter_makes_on
 def test_tiled_pictures_are_told_by_their_type_and_refused(series: str) -> None:
     for path in (ROOT / series).iterdir():
         seen = Seen(path.name, str(path), path.stat().st_size, "")
-        header = read_file(seen, Keyed(b"k" * 32), "StudyInstanceUID").header
+        header = read_file(seen, Keyed(b"k" * 32), "StudyInstanceUID")[0].header
         assert header is not None
         assert header.physics.image_type & TILED
 

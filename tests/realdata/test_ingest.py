@@ -73,8 +73,8 @@ def test_every_file_ends_where_its_own_content_says(found: Context) -> None:
 def test_files_that_are_no_scans_are_all_accounted_for(found: Context) -> None:
     files = found.read("files")
     assert len(files) == sum(1 for path in ROOT.rglob("*") if path.is_file())
-    others = files[files.location.str.endswith((".txt", ".csv", ".tsv", ".md"))]
-    assert set(others.code) == {"not_imaging"}
+    assert set(files[files.location.str.endswith((".txt", ".csv", ".md"))].code) == {"not_imaging"}
+    assert set(files[files.location.str.endswith(".tsv")].code) == {"sidecar"}
     assert (files.series_id.isna() == (files.code != "")).all()
 
 

@@ -1,0 +1,68 @@
+"""Reading in pieces of a bounded size: a length in a file is a claim, and memory must not depend on it."""
+
+from __future__ import annotations
+
+import zlib
+from typing import BinaryIO, Final
+
+from spineage.errors import BadScan
+
+PIECE_BYTES: Final = 1 << 20
+
+
+class Bounded:
+    """A stream of `size` bytes for readers that take lengths on trust.
+
+    A piece beyond `limit` bytes is BadScan too_large; beyond the file, unreadable. One of no stated length
+    is all that is left, and only for readers that `may_read_rest`.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, size: int, limit: int, *, may_read_rest: bool = False
+    ) -> None:
+        self._may_read_rest = may_read_rest
+        self.seek, self.tell = stream.seek, stream.tell
+        self._read, self._limit = stream.read, limit
+        self._most = max(size, PIECE_BYTES)  # readers may ask for a buffer more than there is
+
+    def read(self, count: int = -1) -> bytes:
+        if count < 0 and self._may_read_rest:
+            count = min(self._most, self._limit)
+        if count > self._most:
+            raise BadScan("unreadable", "one part claims more bytes than the file has")
+        if not 0 <= count <= self._limit:
+            raise BadScan("too_large", f"one part claims more than {self._limit} bytes")
+        return self._read(count)
+
+    def seekable(self) -> bool:
+        return True
+
+
+def read_at_most(stream: BinaryIO, limit: int) -> bytes:
+    """The rest of the stream. Raises BadScan too_large when it is longer than `limit` bytes."""
+    data = bytearray()
+    while piece := stream.read(PIECE_BYTES):
+        data += piece
+        if len(data) > limit:
+            raise BadScan("too_large", f"more than {limit} bytes, which no exam holds")
+    return bytes(data)
+
+
+def inflate_at_most(packed: bytes, limit: int, *, wbits: int) -> bytes:
+    """A deflated stream (wbits 31: gzip, -15: raw) unpacked, never to more than `limit` bytes.
+
+    Raises BadScan: unreadable (damaged), truncated, too_large.
+    """
+    stream = zlib.decompressobj(wbits=wbits)
+    try:
+        data = stream.decompress(packed, limit)
+        is_more = not stream.eof and bool(
+            stream.unconsumed_tail and stream.decompress(stream.unconsumed_tail, 1)
+        )
+    except zlib.error:
+        raise BadScan("unreadable", "the packed stream is damaged") from None
+    if is_more:
+        raise BadScan("too_large", f"it unpacks to more than {limit} bytes")
+    if not stream.eof:
+        raise BadScan("truncated", "the packed stream ends early")
+    return data
