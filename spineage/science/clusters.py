@@ -55,7 +55,10 @@ class Clusters:
     clusterer: hdbscan.HDBSCAN
 
     def place(self, matrix_PF: Floats) -> tuple[Ints, Floats]:
-        """The group and the map position of people it was not fitted on."""
+        """The group and the map position of people it was not fitted on.
+
+        NOISE, and no position, for who shares nothing with anybody fitted: UMAP has no place for them.
+        """
         labels, positions = [np.empty(0, dtype=np.int64)], [np.empty((0, MAP_DIMENSIONS))]
         for start in range(0, len(matrix_PF), PLACED_TOGETHER):
             labels_P, map_PD = self._place(matrix_PF[start : start + PLACED_TOGETHER])
@@ -70,7 +73,10 @@ class Clusters:
             found = np.full(len(matrix_PF), NOISE)
             if self.labels.max() > NOISE:
                 position_PD = self.reducer.transform(matrix_PF)
-                found, _ = hdbscan.approximate_predict(self.clusterer, position_PD)
+                has_place = np.isfinite(position_PD).all(axis=1)
+                found[has_place] = hdbscan.approximate_predict(
+                    self.clusterer, position_PD[has_place]
+                )[0]
             position = self.mapper.transform(matrix_PF)
         return found.astype(np.int64), position.astype(np.float64)
 
