@@ -74,9 +74,9 @@ class Clusters:
             if self.labels.max() > NOISE:
                 position_PD = self.reducer.transform(matrix_PF)
                 has_place = np.isfinite(position_PD).all(axis=1)
-                found[has_place] = hdbscan.approximate_predict(
-                    self.clusterer, position_PD[has_place]
-                )[0]
+                if has_place.any():
+                    labels, _ = hdbscan.approximate_predict(self.clusterer, position_PD[has_place])
+                    found[has_place] = labels
             position = self.mapper.transform(matrix_PF)
         return found.astype(np.int64), position.astype(np.float64)
 

@@ -149,6 +149,24 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_another_map(
     assert np.array_equal(fitted.place(matrix)[1], again.place(matrix)[1])
 
 
+def test_a_person_whom_umap_has_no_place_for_is_of_no_group(
+    fitted: clusters.Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """UMAP answers NaN for a point that shares nothing with anybody it was fitted on."""
+    matrix = PLANTED[0][:3]
+    labels, _ = fitted.place(matrix)
+    place = fitted.reducer.transform
+
+    def lost(rows: Floats) -> Floats:
+        position = place(rows)
+        position[1] = np.nan
+        return position
+
+    monkeypatch.setattr(fitted.reducer, "transform", lost)
+    found, _ = fitted.place(matrix)
+    assert list(found) == [labels[0], clusters.NOISE, labels[2]]
+
+
 def test_nobody_to_place_is_fine(fitted: clusters.Clusters) -> None:
     labels, positions = fitted.place(np.empty((0, len(FEATURES))))
     assert labels.shape == (0,)
