@@ -47,11 +47,14 @@ FAULTS: dict[str, str] = {
     "implausible_mask": "the mask is too small, too large or broken",
     "outside_model": "the scan is unlike what the model was trained on",
     # the machine
-    "crashed": "the scan killed its worker twice; tried again at the next run",
+    "crashed": "the scan killed its worker each time; tried again at the next run",
+    "device_failed": "the device failed on this scan and its worker was replaced; tried again next time",
+    "out_of_memory": "the scan does not fit the device's memory, with small tiles neither; tried again "
+    "next time",
     "deadline": "the scan exceeded its time limit; tried again at the next run",
 }
 
-TRANSIENT = frozenset({"crashed", "deadline"})
+TRANSIENT = frozenset({"crashed", "deadline", "device_failed", "out_of_memory"})
 
 
 class SpineageError(Exception):
@@ -70,7 +73,11 @@ class BadScan(SpineageError):
         self.code = code
 
     def __reduce__(self) -> tuple[type[BadScan], tuple[str, str]]:
-        return BadScan, (self.code, str(self))
+        return type(self), (self.code, str(self))
+
+
+class DeviceFault(BadScan):
+    """A scan after which the worker's device cannot be trusted: the worker is replaced."""
 
 
 class BadStudy(SpineageError):

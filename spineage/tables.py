@@ -122,6 +122,7 @@ SOURCES = Table(
             STR,
             "list of stations, each a list of {location, kind, frame} in slice order",
         ),
+        Column("num_voxels", INT, "of all stations: large scans are taken first"),
     ),
     private=True,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -43,7 +44,13 @@ def tables_of(
     for choice in choices:
         key = _scan_key(choice, keyed)
         scans.append({**key, **_scan_row(choice, ages, first_days)})
-        sources.append({**key, "stations_json": _stations_json(choice, locations)})
+        sources.append(
+            {
+                **key,
+                "stations_json": _stations_json(choice, locations),
+                "num_voxels": sum(_num_voxels(station) for station in choice.stations),
+            }
+        )
     scan_ids = {
         station.series_id: scan["scan_id"]
         for choice, scan in zip(choices, scans, strict=True)
@@ -170,6 +177,11 @@ def _by_person(people: pd.DataFrame | None) -> People:
         known: Row = {str(k): None if pd.isna(value) else value for k, value in row.items()}
         found.setdefault((known["person_id"], known["exam_id"]), known)
     return found
+
+
+def _num_voxels(series: Series) -> int:
+    assert series.view.grid is not None
+    return math.prod(series.view.grid.shape)
 
 
 def _stations_json(choice: Choice, locations: Mapping[str, str]) -> str:

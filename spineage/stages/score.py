@@ -168,6 +168,7 @@ def _manifest(context: Context, todo: pd.DataFrame, bundle: Bundle) -> list[Row]
     rows["part"] = rows["masks_part"]  # as prepare's steps call it
     if (rows["tensors_part"] == "").any():
         rows = rows.merge(context.read("sources"), on=KEY, how="left")
+        rows.loc[rows["tensors_part"] != "", "num_voxels"] = 0  # read part by part, in that order
     rows = rows.sort_values(["tensors_part", "masks_part", *KEY])
     return [_without_nan(row) for row in rows.to_dict("records")]
 
@@ -210,6 +211,7 @@ def _score(context: Context, chosen: Chosen, manifest: list[Row]) -> None:
         rows_per_part=cluster.rows_per_part,
         limits=Limits(cluster.max_fault_fraction, cluster.min_scans_before_stop),
         say=plain_progress("score"),
+        tell=lambda text: context.say(f"  {text}"),
     )
 
 

@@ -64,6 +64,7 @@ def run(context: Context) -> dict[str, int]:
         Step(WriteMasks, {"root": context.store.root, "folder": folder}, num_cpus=0.25),
         limits=Limits(cluster.max_fault_fraction, cluster.min_scans_before_stop),
         say=plain_progress("segment"),
+        tell=lambda text: context.say(f"  {text}"),
     )
     counts["segmented"] = outcomes.pop("ok", 0)
     return {**counts, **{f"refused:{code}": n for code, n in sorted(outcomes.items())}}
@@ -96,6 +97,7 @@ def steps(study: Study) -> list[Step]:
             workers=cluster.segment_workers,
             num_gpus=cluster.gpus_per_worker,
             deadline_s=cluster.deadline_s,
+            is_measured=True,
         ),
     ]
 

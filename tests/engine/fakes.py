@@ -7,7 +7,7 @@ import pathlib
 import time
 from typing import Any
 
-from spineage.errors import BadScan
+from spineage.errors import BadScan, DeviceFault
 
 Row = dict[str, Any]
 
@@ -29,7 +29,11 @@ class Double:
                 os._exit(139)
         if name.startswith("hang"):
             time.sleep(60)
-        return {**row, "value": row["value"] * 2}
+        if name.startswith("slow"):
+            time.sleep(3)
+        if name.startswith("broken"):
+            raise DeviceFault("device_failed", "an illegal memory access")
+        return {**row, "value": row["value"] * 2, "pid": os.getpid()}
 
 
 class WriteLines:
@@ -40,6 +44,8 @@ class WriteLines:
         for row in rows:
             text = f"{row.get('code', '')}:{row.get('value', '')}"
             (self.folder / row["scan_id"]).write_text(text)
+            with (self.folder.parent / "order").open("a") as order:
+                order.write(f"{row['scan_id']} {row.get('pid', 0)}\n")
 
 
 def square(number: int) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections import Counter
 
 import pytest
 
-from spineage.engine.rows import Limits, Step, run_rows, spread
+from spineage.engine.rows import ORDINARY_VOXELS, Limits, Step, run_rows, spread
 from spineage.errors import StoppedEarly
 from tests.engine.fakes import Double, WriteLines, square
 
@@ -18,13 +19,25 @@ def manifest(*names: str) -> list[dict[str, object]]:
     return [{"scan_id": n, "source_digest": "d", "value": i} for i, n in enumerate(names)]
 
 
-def run(names: list[str], folder: pathlib.Path, **options: object) -> Counter[str]:
+def run(
+    names: list[str], folder: pathlib.Path, sizes: tuple[int, ...] = (), **options: object
+) -> Counter[str]:
     marks = folder / "marks"
     marks.mkdir()
     (folder / "out").mkdir()
-    step = Step(Double, {"marks": str(marks)}, "double", num_cpus=0.5, deadline_s=2.0)
+    step = Step(
+        Double, {"marks": str(marks)}, "double", num_cpus=0.5, deadline_s=2.0, is_measured=True
+    )
     sink = Step(WriteLines, {"folder": str(folder / "out")}, "write", num_cpus=0.25)
-    return run_rows(manifest(*names), [step], sink, **options)  # type: ignore[arg-type]
+    rows = manifest(*names)
+    for row, size in zip(rows, sizes, strict=False):
+        row["num_voxels"] = size
+    return run_rows(rows, [step], sink, **options)  # type: ignore[arg-type]
+
+
+def order(folder: pathlib.Path) -> list[tuple[str, str]]:
+    """Scans and the processes that served them, as they were written."""
+    return [tuple(line.split()) for line in (folder / "order").read_text().splitlines()]  # type: ignore[misc]
 
 
 def written(folder: pathlib.Path) -> dict[str, str]:
@@ -55,6 +68,30 @@ def test_a_scan_that_hangs_ends_at_its_deadline_and_its_worker_is_replaced(
     counts = run(["a", "hang", "b", "c"], tmp_path)
     assert counts == {"ok": 3, "deadline": 1}
     assert written(tmp_path)["hang"] == "deadline:"
+
+
+def test_a_worker_whose_device_failed_serves_no_other_scan(tmp_path: pathlib.Path) -> None:
+    counts = run(["a", "broken", "b", "c"], tmp_path, sizes=(40, 30, 20, 10))
+    assert counts == {"ok": 3, "device_failed": 1}
+    process = dict(order(tmp_path))
+    assert process["b"] == process["c"] != process["a"]
+
+
+def test_large_scans_go_first_and_have_longer(tmp_path: pathlib.Path) -> None:
+    """The slow scan takes 3 s and an ordinary one may take 2."""
+    large = 4 * ORDINARY_VOXELS
+    counts = run(["a", "b", "slow", "c"], tmp_path, sizes=(1, 5, large, 3))
+    assert counts == {"ok": 4}
+    assert [scan for scan, _ in order(tmp_path)] == ["slow", "b", "c", "a"]
+
+
+def test_a_run_tells_how_busy_its_device_was(tmp_path: pathlib.Path) -> None:
+    told: list[str] = []
+    run(["slow", "a", "b"], tmp_path, sizes=(2 * ORDINARY_VOXELS, 2, 1), tell=told.append)
+    (line,) = told
+    found = re.fullmatch(r"double: 1 workers busy (\d+)% of the time", line)
+    assert found
+    assert 80 <= int(found[1]) <= 100
 
 
 def test_a_run_in_which_most_scans_fail_alike_stops_early(tmp_path: pathlib.Path) -> None:

@@ -131,11 +131,14 @@ def _scans(cohort: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _save(context: Context, scan_id: str, scan: Volume) -> dict[str, str]:
+def _save(context: Context, scan_id: str, scan: Volume) -> dict[str, object]:
     path = Path(context.store.root) / "voxels" / f"{scan_id}.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.Nifti1Image(scan.voxels_RAS.astype(np.float32), scan.affine_RAS).to_filename(path)
-    return {"stations_json": json.dumps([[{"location": str(path), "kind": "nifti"}]])}
+    return {
+        "stations_json": json.dumps([[{"location": str(path), "kind": "nifti"}]]),
+        "num_voxels": scan.voxels_RAS.size,
+    }
 
 
 def _mask(levels: Volume) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def series(scan: dict[str, Any]) -> list[dict[str, Any]]:
 def source(scan: dict[str, Any], folder: str) -> dict[str, Any]:
     """One NIfTI a scan; nothing is there unless a test writes it."""
     stations = [[{"location": f"{folder}/{scan['scan_id']}.nii.gz", "kind": "nifti"}]]
-    return {**key(scan), "stations_json": json.dumps(stations)}
+    return {**key(scan), "stations_json": json.dumps(stations), "num_voxels": 1}
 
 
 def fault(scan: dict[str, Any], code: str = "incomplete_spine") -> dict[str, Any]:

@@ -48,12 +48,13 @@ def rows(people, tmp_path_factory):
     return [*rows, source("gone", folder / "gone.nii.gz")]
 
 
-def source(name: str, path: Path) -> dict[str, str]:
+def source(name: str, path: Path) -> dict[str, object]:
     stations = [[{"location": str(path), "kind": "nifti"}]]
     return {
         "scan_id": name,
         "source_digest": f"{name:0<64}",
         "stations_json": json.dumps(stations),
+        "num_voxels": 1_000_000,
     }
 
 
