@@ -11,9 +11,11 @@ import hashlib
 import re
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import BinaryIO, Final, cast
 
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
@@ -21,11 +23,12 @@ from spineage.errors import BadScan
 from spineage.io.bounded import Bounded
 from spineage.io.dicom_frames import first_groups, frames_of
 from spineage.io.dicom_start import plain_stream
-from spineage.io.dicom_values import number_of, quietly, terms_of, text_of
+from spineage.io.dicom_values import number_of, numbers_of, quietly, terms_of, text_of
 from spineage.io.identity import Keyed
 from spineage.io.scanners import model_of, vendor_of
 from spineage.science.age import age_between, age_from_text
 from spineage.science.series import IMAGE_TYPES, About, Header, Physics
+from spineage.science.slices import Vector
 from spineage.science.words import words_in
 
 TAGS: Final = [
@@ -45,6 +48,8 @@ TAGS: Final = [
     )
 ]  # fmt: skip
 
+SERIES_IDS: Final = ("StudyInstanceUID", "SeriesInstanceUID")
+OWN_TAGS: Final = {Tag("SOPInstanceUID"), Tag("ImagePositionPatient")}
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 PIXEL_TAGS: Final = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}
 SAMPLE_BYTES: Final = 4096
@@ -152,17 +157,61 @@ def _header(
 ) -> Header:
     object_uid = text_of(dataset, "SOPInstanceUID")
     digest.update(f"{object_uid}:{size}".encode())
+    shared = _what_slices_share(dataset, keyed, exam_key)
+    header = _LIKE_BEFORE.get(shared) if shared else None
+    if header is None:
+        header = _fresh_header(dataset, object_uid, keyed, exam_key)
+        if shared and len(header.frames) == 1:
+            if len(_LIKE_BEFORE) == MAX_LIKE_BEFORE:
+                _LIKE_BEFORE.clear()
+            _LIKE_BEFORE[shared] = header
+    position_mm = numbers_of(dataset, "ImagePositionPatient", 3)
+    frames = (
+        (replace(header.frames[0], position_mm=cast(Vector | None, position_mm)),)
+        if shared and len(header.frames) == 1
+        else header.frames
+    )
+    return replace(
+        header,
+        file_id=file_id,
+        object_id=keyed.series(f"object:{object_uid}"),
+        digest=digest.hexdigest(),
+        frames=frames,
+    )
+
+
+Shared = tuple[object, ...]
+MAX_LIKE_BEFORE: Final = 64
+_LIKE_BEFORE: Final[dict[Shared, Header]] = {}
+"""Headers by the bytes that all slices of a series have in common: only id and position are read anew."""
+
+
+def _what_slices_share(dataset: Dataset, keyed: Keyed, exam_key: str) -> Shared | None:
+    """Every element but the object's id and its position; None for what is not a single classic slice."""
+    if any(text_of(dataset, name) == "" for name in (*SERIES_IDS, exam_key)):
+        return None  # the object's own id stands in for a missing one
+    shared: list[object] = [keyed, exam_key, str(dataset.original_character_set)]
+    for tag in dataset.keys():  # noqa: SIM118 - a Dataset iterates over converted elements
+        element = dataset.get_item(tag)
+        if not isinstance(element, RawDataElement):
+            return None  # a sequence
+        if tag not in OWN_TAGS:
+            shared += (tag, element.VR, element.value, element.is_little_endian)
+    return tuple(shared)
+
+
+def _fresh_header(dataset: Dataset, object_uid: str, keyed: Keyed, exam_key: str) -> Header:
     study_uid = text_of(dataset, "StudyInstanceUID") or object_uid
     exam_raw = text_of(dataset, exam_key) or study_uid
     frames = frames_of(dataset)
     series_uid = text_of(dataset, "SeriesInstanceUID")
     about = _about(dataset, keyed, exam_raw, study_uid)
     return Header(
-        file_id=file_id,
+        file_id="",
         kind="dicom",
         series_id=keyed.series(f"{about.person_id}:{series_uid or object_uid}"),
-        object_id=keyed.series(f"object:{object_uid}"),
-        digest=digest.hexdigest(),
+        object_id="",
+        digest="",
         about=about,
         physics=_physics(dataset),
         words=words_in(

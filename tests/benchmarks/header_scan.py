@@ -7,7 +7,8 @@ the same tags. Ours also hashes the header and a sample of the pixels, checks th
 there, keys every id, and writes the result to storage. Rounds alternate; Ray is started before.
 
 2026-11-23: pydicom's conversion of values was two thirds of our time; files of a series repeat nearly all
-of them, so each is converted once (1.37 to 0.82 ms a file).
+of them, so each is converted once (1.37 to 0.82 ms a file). Then all that slices of a series have in common
+is taken from the slice before when its bytes are the same (0.81 to 0.62 ms).
 """
 
 from __future__ import annotations

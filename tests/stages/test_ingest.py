@@ -24,6 +24,7 @@ from pydicom.sequence import Sequence
 from rich.console import Console
 
 from spineage.errors import FAULTS, BadScan, BadStudy
+from spineage.io import dicom
 from spineage.io.assemble import read_scan
 from spineage.io.header_rows import read_of, row_of
 from spineage.io.headers import Chunk, Read, read_chunk, read_file
@@ -265,6 +266,22 @@ def test_slices_of_two_people_under_one_series_uid_are_never_mixed(archive: Path
     assert series.person_id.nunique() == series.series_id.nunique() == 2
     assert list(series.num_slices) in ([3, 4], [4, 3])
     assert set(series.code) == {"too_few_slices"}
+
+
+def test_a_header_does_not_depend_on_the_headers_read_before(archive: Path) -> None:
+    def other_echo(dataset: FileDataset, number: int) -> None:
+        dataset.EchoTime = "100" if number % 2 else "101"
+
+    write_sagittal(archive / "one", TALL)
+    write_sagittal(archive / "two", TALL, person="P2", series="S2", change=other_echo)
+    write_enhanced(archive / "three.dcm", TALL, person="P3")
+    files = list_input(str(archive))
+    together = read_chunk(Chunk(files, Keyed(b"k" * 32), "StudyInstanceUID"))
+    for seen, read in zip(files, together, strict=True):
+        dicom._LIKE_BEFORE.clear()
+        assert read_file(seen, Keyed(b"k" * 32), "StudyInstanceUID") == [read]
+    (other_key,) = read_file(files[0], Keyed(b"l" * 32), "StudyInstanceUID")
+    assert other_key.header.about.person_id != together[0].header.about.person_id
 
 
 def test_headers_come_back_from_storage_as_they_were(archive: Path) -> None:
