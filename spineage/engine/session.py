@@ -35,9 +35,11 @@ def connect(
 
 
 def _start(slots: int, gpus_needed: float) -> None:
-    """A session on this machine that listens on loopback only."""
+    """A session on this machine.
+
+    Ray listens on all of its addresses: only who has the token that Ray keeps in the user's home gets in.
+    """
     _require_gpus(gpus_needed, torch.cuda.device_count())
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(
         num_cpus=slots,
         include_dashboard=False,
