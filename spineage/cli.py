@@ -102,7 +102,7 @@ def demo(
 def _headline_grid(result: dict[str, Any]) -> Grid:
     words = {
         "people": "people", "scored": "scans scored", "refused": "scans refused",
-        "raw_mae_years": "raw MAE, held-out normal people (years)",
+        "raw_mae_years": f"raw MAE, {result['test_people']} held-out normal people (years)",
         "oracle_mae_years": "  the oracle's MAE on the same people (years)",
         "mean_mae_years": "  predict-the-mean's MAE on the same people (years)",
         "r_sag_age": "r(SAG, age), out of sample", "r_sag_gap": "r(SAG, planted gap), out of sample",

@@ -49,8 +49,7 @@ FAULTS: dict[str, str] = {
     # the machine
     "crashed": "the scan killed its worker each time; tried again at the next run",
     "device_failed": "the device failed on this scan and its worker was replaced; tried again next time",
-    "out_of_memory": "the scan does not fit the device's memory, with small tiles neither; tried again "
-    "next time",
+    "out_of_memory": "the scan does not fit the device's memory; tried again next time",
     "deadline": "the scan exceeded its time limit; tried again at the next run",
 }
 

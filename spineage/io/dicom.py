@@ -174,7 +174,7 @@ def _header(
     return replace(
         header,
         file_id=file_id,
-        object_id=keyed.series(f"object:{object_uid}"),
+        object_id=keyed.series(f"object:{header.about.person_id}:{object_uid}"),
         digest=digest.hexdigest(),
         frames=frames,
     )

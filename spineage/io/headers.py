@@ -18,11 +18,12 @@ from spineage.science.series import Header
 SNIFF_BYTES: Final = 4096
 ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")  # a file, an empty, a split one
 OTHER_ARCHIVES: Final = (b"7z\xbc\xaf", b"Rar!")
+UNOPENED: Final = "the file or folder cannot be opened"
 SIDECARS: Final = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")  # of NIfTI and BIDS
 TROUBLES: Final = {
     "link": "a link to a folder or out of the input: links are not followed there",
     "special_file": "a pipe, socket or device: it is not opened",
-    "unreadable": "the file or folder cannot be opened",
+    "unreadable": UNOPENED,
 }
 
 
@@ -109,9 +110,14 @@ def _refused(seen: Seen, keyed: Keyed, fault: BadScan) -> Read:
     return Read(seen, keyed.file(seen.name), None, fault.code, str(fault))
 
 
+def is_passing(read: Read) -> bool:
+    """Whether the file could not be opened, which the next run may find otherwise."""
+    return read.code == "unreadable" and read.message.startswith(UNOPENED)
+
+
 def _unopened(error: OSError) -> BadScan:
     why = error.strerror if error.errno else type(error).__name__
-    return BadScan("unreadable", f"the file cannot be opened ({why})")
+    return BadScan("unreadable", f"{UNOPENED} ({why})")
 
 
 def _header(seen: Seen, stream: BinaryIO, file_id: str, keyed: Keyed, exam_key: str) -> Header:

@@ -55,13 +55,14 @@ def read_header(stream: BinaryIO, location: str, name: str, file_id: str, keyed:
         str(sidecar.get(key, ""))
         for key in ("SeriesDescription", "ProtocolName", "BodyPartExamined")
     )
+    about = _about(stem, content, keyed, sidecar)
     return Header(
         file_id=file_id,
         kind="nifti",
-        series_id=keyed.series(f"nifti:{content}"),
-        object_id=keyed.series(f"object:{content}"),
+        series_id=keyed.series(f"nifti:{about.person_id}:{content}"),
+        object_id=keyed.series(f"object:{about.person_id}:{content}"),
         digest=content,
-        about=_about(stem, content, keyed, sidecar),
+        about=about,
         physics=_physics(sidecar),
         words=words_in(_described_by_name(stem), *described),
         grid=_grid(image),

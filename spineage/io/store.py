@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import uuid
@@ -10,6 +11,10 @@ from pathlib import Path
 import fsspec
 
 from spineage.errors import BadStudy
+
+NOT_OURS_TO_WRITE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC
+}  # fmt: skip
 
 
 class Store:
@@ -44,6 +49,14 @@ class Store:
         if not self.is_local:
             self.fs.pipe_file(target, data)
             return
+        try:
+            self._replace(target, data)
+        except OSError as error:
+            if error.errno not in NOT_OURS_TO_WRITE:
+                raise
+            raise BadStudy(f"the workspace cannot be written ({error.strerror}): {rel}") from None
+
+    def _replace(self, target: str, data: bytes) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         draft = f"{os.path.dirname(target)}/.{uuid.uuid4().hex}.draft"
         with open(draft, "wb") as file:

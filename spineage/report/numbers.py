@@ -111,6 +111,7 @@ def headline_of(tables: Tables) -> dict[str, Any]:
         "people": int(tables.scans["person_id"].nunique()),
         "scored": len(tables.scores),
         "refused": len(refused(tables)),
+        "test_people": int(scans["person_id"].nunique()),
         "raw_mae_years": _rounded(raw),
         "oracle_mae_years": _rounded(oracle_mae(tables)),
         "mean_mae_years": _rounded(mean_mae(tables) if len(scans) else None),

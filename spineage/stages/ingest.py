@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from spineage.errors import BadStudy
 from spineage.io.findings import digest_of_file
 from spineage.io.identity import Keyed, load_key
 from spineage.io.overrides import read_overrides
@@ -42,6 +44,7 @@ def run(context: Context) -> dict[str, int]:
     does not fit.
     """
     keyed = Keyed(load_key(context.study))
+    _refuse_workspace_in_input(context)
     check_tables(context.study.inputs, keyed)
     scanned = scan_headers(context, keyed)
     if 0 < scanned.num_read < scanned.num_files:
@@ -53,9 +56,19 @@ def run(context: Context) -> dict[str, int]:
         context.store.write(f"{folder}/done.json", json.dumps(counts).encode())
     counts = Counter(json.loads(context.store.read(f"{folder}/done.json")))
     _tell_overrides(context, counts.pop("overrides", 0))
+    _tell_participants(context, counts.pop("in_participants", 0), counts["scans"])
     pointer = json.dumps({"generation": generation}).encode()
     context.store.point(f"{context.folder('ingest')}/latest.json", pointer)
     return dict(counts)
+
+
+def _refuse_workspace_in_input(context: Context) -> None:
+    """A run would find the files of the run before."""
+    scans = context.study.inputs.scans
+    if context.store.is_local and scans and "://" not in scans:
+        inside = Path(context.store.root).resolve()
+        if inside.is_relative_to(Path(scans).resolve()):
+            raise BadStudy("the workspace lies inside inputs.scans: put it beside")
 
 
 def _generation(context: Context, scanned: Scanned) -> str:
@@ -64,10 +77,17 @@ def _generation(context: Context, scanned: Scanned) -> str:
     tables = {"participants": inputs.participants, "overrides": inputs.overrides}
     return digest_of(
         {
-            "headers": digest_of(list(scanned.parts)),
+            "headers": digest_of([scanned.folder, *scanned.parts]),
             **{name: digest_of_file(at, name) if at else "" for name, at in tables.items()},
         }
     )
+
+
+def _tell_participants(context: Context, num_found: int, num_scans: int) -> None:
+    """Say so when the table has nothing on some scans' people: ids of another kind match nobody."""
+    if context.study.inputs.participants and num_found < num_scans:
+        unknown = f"{num_scans - num_found} of {num_scans} scans"
+        context.say(f"  the participants table has nothing on the people of {unknown}")
 
 
 def _tell_overrides(context: Context, num_used: int) -> None:

@@ -56,7 +56,7 @@ def judge_groups(context: Context, keyed: Keyed, scanned: Scanned, folder: str) 
     """Write the tables into the folder; returns counts of files, series, scans, and refusals by code."""
     study, store = context.study, context.store
     judging = Judging(store.root, folder, study.ingest, study.inputs, keyed)
-    num_groups = min(GROUPS, -(-scanned.num_files // FILES_PER_GROUP))
+    num_groups = min(GROUPS, -(-scanned.num_rows // FILES_PER_GROUP))
     if num_groups == 1:
         return judge_group(0, read_parts(store, _paths(scanned), HEADERS), judging)
     context.connect()
@@ -81,13 +81,16 @@ def judge_group(number: int, rows: pa.Table, judging: Judging) -> dict[str, int]
     """Judge the headers of some people and write what came of them as one part of each table."""
     reads = [read_of(row) for row in rows.to_pylist()]
     overrides = _overrides(judging.inputs)
-    tables = tables_of(
-        reads, judging.section, judging.keyed, _people(judging.inputs, judging.keyed), overrides
-    )
+    people = _people(judging.inputs, judging.keyed)
+    tables = tables_of(reads, judging.section, judging.keyed, people, overrides)
     for table, table_rows in tables.items():
         name = f"part-{number:05d}"
         write_part(Store(judging.root), judging.folder, TABLES[table], table_rows, name)
-    return _counts(tables, overrides)
+    known = set() if people is None else set(people.person_id)
+    return {
+        **_counts(tables, overrides),
+        "in_participants": sum(scan["person_id"] in known for scan in tables["scans"]),
+    }
 
 
 def _counts(tables: dict[str, list[Row]], overrides: Iterable[str]) -> dict[str, int]:

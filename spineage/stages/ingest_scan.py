@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 from spineage.engine import session
 from spineage.engine.rows import plain_progress, spread
 from spineage.io.header_rows import row_of
-from spineage.io.headers import Chunk, read_chunk
+from spineage.io.headers import Chunk, is_passing, read_chunk
 from spineage.io.identity import Keyed
 from spineage.io.listing import Seen, walk_input
 from spineage.io.parquet import write_part
@@ -25,7 +26,7 @@ from spineage.io.store import Store
 from spineage.stages.context import Context, digest_of
 from spineage.tables import HEADERS
 
-SCHEMA = 3  # raise it when the same file gives another header
+SCHEMA = 4  # raise it when the same file gives another header
 CUT = 256
 """One name in so many ends a chunk."""
 MAX_CHUNK = 1024
@@ -35,21 +36,25 @@ FEW_FILES = 400
 
 @dataclass(frozen=True)
 class Scanned:
-    """The parts that hold the header of every file of the input as it is now, in the order of names."""
+    """The parts that hold the header of every file of the input as it is now.
+
+    num_rows: files and archive members; num_read: files that were read in this run.
+    """
 
     folder: str
     parts: tuple[str, ...]
     num_files: int
+    num_rows: int
     num_read: int
 
 
 @dataclass(frozen=True)
 class Work:
-    """One task: read a chunk's headers into the part of that name."""
+    """One task: read a chunk's headers into a part whose name begins so."""
 
     root: str
     folder: str
-    part: str
+    name: str
     chunk: Chunk
 
 
@@ -57,39 +62,56 @@ def scan_headers(context: Context, keyed: Keyed) -> Scanned:
     """Read what has not been read. Raises BadStudy when the input is missing or empty."""
     inputs = context.study.inputs
     folder = f"ingest/headers-{_reader(inputs.scans, inputs.exam_key, keyed)}"
-    known = {part.rsplit("/", 1)[-1] for part in context.store.list(folder, ".parquet")}
+    known = _known(context.store, folder)
     parts: list[str] = []
     num_files = Counter(known=0, read=0)
 
     def missing() -> Iterator[Work]:
         for files in chunks_of(walk_input(inputs.scans)):
-            part = _name(files)
-            parts.append(part)
-            is_known = f"{part}.parquet" in known
-            num_files["known" if is_known else "read"] += len(files)
-            if not is_known:
+            name = _name(files)
+            num_files["known" if name in known else "read"] += len(files)
+            if name in known:
+                parts.append(known[name])
+            else:
                 chunk = Chunk(files, keyed, inputs.exam_key)
-                yield Work(context.store.root, folder, part, chunk)
+                yield Work(context.store.root, folder, name, chunk)
 
-    _read_all(context, missing())
-    return Scanned(folder, tuple(parts), num_files.total(), num_files["read"])
+    parts.extend(_read_all(context, missing()))
+    num_rows = sum(int(part.split("-")[1]) for part in parts)
+    return Scanned(folder, tuple(sorted(parts)), num_files.total(), num_rows, num_files["read"])
+
+
+def _known(store: Store, folder: str) -> dict[str, str]:
+    """Parts by the name of their chunk. Those with a file that could not be opened are read again."""
+    stems = [Path(part).stem for part in store.list(folder, ".parquet")]
+    return {stem.split("-")[0]: stem for stem in stems if stem.count("-") == 1}
 
 
 def chunks_of(files: Iterable[Seen]) -> Iterator[list[Seen]]:
-    """Cut a listing after names that say so, whatever stands before them."""
+    """Cut a listing after names that say so, whatever stands before them; a volume stays with its sidecar."""
     chunk: list[Seen] = []
     for seen in files:
-        chunk.append(seen)
-        if len(chunk) == MAX_CHUNK or _ends_a_chunk(seen.name):
+        if chunk and _is_cut(chunk[-1], seen, len(chunk)):
             yield chunk
             chunk = []
+        chunk.append(seen)
     if chunk:
         yield chunk
 
 
-def _ends_a_chunk(name: str) -> bool:
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).digest()
-    return int.from_bytes(digest, "big") % CUT == 0
+def _is_cut(last: Seen, following: Seen, num_files: int) -> bool:
+    stem = _stem(last.name)
+    if stem == _stem(following.name):
+        return False
+    digest = hashlib.blake2b(stem.encode("utf-8", "surrogateescape"), digest_size=4).digest()
+    return num_files >= MAX_CHUNK or int.from_bytes(digest, "big") % CUT == 0
+
+
+def _stem(name: str) -> str:
+    """What a NIfTI file and its sidecars have in common; of any other file its whole name."""
+    folder, _, base = name.rpartition("/")
+    is_one_of_several = base.endswith((".nii", ".nii.gz", ".json", ".bval", ".bvec"))
+    return f"{folder}/{base.split('.')[0] if is_one_of_several else base}"
 
 
 def _name(files: Iterable[Seen]) -> str:
@@ -106,26 +128,36 @@ def _reader(root: str, exam_key: str, keyed: Keyed) -> str:
     return digest_of({"schema": SCHEMA, "input": root, "exam_key": exam_key, "key": keyed.key_id})
 
 
-def read_part(work: Work) -> int:
-    """Read one chunk and keep it; returns the number of files and archive members."""
-    rows = [row_of(read) for read in read_chunk(work.chunk)]
-    write_part(Store(work.root), work.folder, HEADERS, rows, work.part)
-    return len(rows)
+def read_part(work: Work) -> str:
+    """Read one chunk and keep it; returns the part's name: chunk, number of rows.
+
+    A file that could not be opened may be readable next time, and nothing in the listing will tell: then
+    the name also says what was found, and the part stands for this run only.
+    """
+    reads = read_chunk(work.chunk)
+    rows = [row_of(read) for read in reads]
+    part = f"{work.name}-{len(rows)}"
+    if any(is_passing(read) for read in reads):
+        part += f"-{digest_of([[row['file_id'], row['code']] for row in rows])}"
+    write_part(Store(work.root), work.folder, HEADERS, rows, part)
+    return part
 
 
-def _read_all(context: Context, works: Iterator[Work]) -> None:
-    """A few files here, many in parallel."""
+def _read_all(context: Context, works: Iterator[Work]) -> list[str]:
+    """A few files here, many in parallel; the parts they are in."""
     progress = plain_progress("headers")
     first = list(_until_many(works))
     rest = next(works, None)
     if rest is None:
-        answers: Iterator[int] = map(read_part, first)
+        answers: Iterator[str] = map(read_part, first)
     else:
         answers = _spread(context, chain(first, [rest], works))
-    done = 0
-    for num_rows in answers:
-        done += num_rows
+    parts, done = [], 0
+    for part in answers:
+        parts.append(part)
+        done += int(part.split("-")[1])
         progress(done, None)
+    return parts
 
 
 def _until_many(works: Iterator[Work]) -> Iterator[Work]:
@@ -135,7 +167,7 @@ def _until_many(works: Iterator[Work]) -> Iterator[Work]:
         yield work
 
 
-def _spread(context: Context, works: Iterable[Work]) -> Iterator[int]:
+def _spread(context: Context, works: Iterable[Work]) -> Iterator[str]:
     """In parallel, a process for each core: parsing headers is work, not waiting."""
     context.connect()
     have = session.resources()

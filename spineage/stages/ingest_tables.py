@@ -58,10 +58,11 @@ def tables_of(
     }
     left = {series_id: why for choice in choices for series_id, why in choice.left.items()}
     used = {header.file_id for header in headers}
+    digests = {header.object_id: header.digest for header in headers}
     return {
-        "files": [_file_row(read, used) for read in reads],
+        "files": [_file_row(read, used, digests) for read in reads],
         "sources": sources,
-        "series": [_series_row(one, left, scan_ids) for one in series],
+        "series": [_series_row(one, left, scan_ids, overrides) for one in series],
         "scans": scans,
     }
 
@@ -197,11 +198,16 @@ def _stations_json(choice: Choice, locations: Mapping[str, str]) -> str:
 
 
 def _series_row(
-    series: Series, left: Mapping[str, tuple[str, str]], scan_ids: Mapping[str, str]
+    series: Series,
+    left: Mapping[str, tuple[str, str]],
+    scan_ids: Mapping[str, str],
+    overrides: Mapping[str, Override],
 ) -> Row:
     view = series.view
     first = view.first
     code, message = left.get(series.series_id, (series.code, series.message))
+    if code == "not_chosen" and series.series_id in overrides:
+        message += "; accepted by hand: to use it, refuse the one that was chosen"
     return {
         "series_id": series.series_id,
         "person_id": first.about.person_id,
@@ -221,12 +227,14 @@ def _series_row(
     }
 
 
-def _file_row(read: Read, used: set[str]) -> Row:
+def _file_row(read: Read, used: set[str], digests: Mapping[str, str]) -> Row:
     """A file is part of a series, a copy of one that is, or refused when it was read."""
     code, message = read.code, read.message
     series_id = read.header.series_id if read.header else None
     if read.header and read.file_id not in used:
-        series_id, code, message = None, "duplicate_file", "another file holds the same object"
+        is_copy = digests[read.header.object_id] == read.header.digest
+        what = "holds the same object" if is_copy else "says it is the same object, and differs"
+        series_id, code, message = None, "duplicate_file", f"another file {what}"
     return {
         "file_id": read.file_id,
         "location": read.seen.location.encode("utf-8", "replace").decode(),

@@ -3,13 +3,14 @@ scan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from spineage.engine.rows import Limits, Step, plain_progress, run_rows
-from spineage.errors import TRANSIENT
+from spineage.errors import TRANSIENT, DeviceFault
 from spineage.io import assemble
 from spineage.io.parquet import read_keys, read_table, write_part
 from spineage.io.segmenters import read_manifest
@@ -129,6 +130,19 @@ class AssembleStep:
         return {**kept, **volume_to_cells(volume, VOXELS)}
 
 
+@contextmanager
+def device_faults() -> Iterator[None]:
+    """What the device throws becomes a DeviceFault: after it nothing it answers can be trusted."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise DeviceFault("out_of_memory", "the device's memory does not hold it") from None
+    except torch.AcceleratorError as error:
+        raise DeviceFault("device_failed", f"the device failed ({type(error).__name__})") from None
+
+
 class SegmentStep:
     """A row with voxels gains the columns of `masks`. The network is loaded once, on one CPU thread by
     default.
@@ -155,7 +169,8 @@ class SegmentStep:
         return {**row, **mask_columns(image, levels)}
 
     def _levels(self, image: Volume) -> Levels:
-        labels = self._segmenter.segment(image)
+        with device_faults():
+            labels = self._segmenter.segment(image)
         find: Callable[..., Levels] = (
             find_levels if self._segmenter.manifest["schema"] == "semantic" else levels_from_named
         )

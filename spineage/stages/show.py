@@ -104,7 +104,7 @@ def summary(table: str, data: pd.DataFrame) -> Grid:
         if column.name in data:
             grid.add_row(
                 column.name, column.unit, str(int(data[column.name].notna().sum())),
-                _digest(data[column.name].dropna(), column.dtype),
+                escape(_digest(data[column.name].dropna(), column.dtype)),
             )  # fmt: skip
     return grid
 

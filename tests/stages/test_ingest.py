@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -24,7 +25,7 @@ from pydicom.sequence import Sequence
 from rich.console import Console
 
 from spineage.errors import FAULTS, BadScan, BadStudy
-from spineage.io import dicom
+from spineage.io import dicom, headers
 from spineage.io.assemble import read_scan
 from spineage.io.header_rows import read_of, row_of
 from spineage.io.headers import Chunk, Read, read_chunk, read_file
@@ -836,3 +837,96 @@ def test_show_accounts_for_every_file_and_says_why_for_every_series(archive: Pat
     assert "a sagittal T2 of the spine" in text
     assert "TE is 12 ms, expected at least 55" in text
     assert FAULTS["not_t2"] in text
+
+
+@pytest.mark.parametrize("files_per_group", [1, 10_000])
+def test_the_same_objects_under_two_people_end_alike_in_one_group_or_many(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None, files_per_group: int
+) -> None:
+    def other_person(dataset: FileDataset, number: int) -> None:
+        dataset.PatientID = "another"
+
+    write_sagittal(archive / "one", TALL)
+    write_sagittal(archive / "two", TALL, change=other_person)
+    for name in ("sub-01", "sub-02"):
+        (archive / name).mkdir()
+        write_nifti(archive / name / f"{name}_T2w.nii.gz", TALL)
+    monkeypatch.setattr(ingest_groups, "FILES_PER_GROUP", files_per_group)
+    context = ingested(archive)
+    scans = context.read("scans")
+    assert len(scans) == scans.scan_id.nunique() == scans.person_id.nunique() == 4
+    assert set(context.read("files").code) == {""}
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_sagittal(archive, TALL)
+    true_open = headers.open_stream
+
+    def failing(location: str) -> Any:
+        if location == str(paths[3]):
+            raise OSError(errno.EIO, "Input/output error")
+        return true_open(location)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(headers, "open_stream", failing)
+        context = context_of(archive)
+        assert ingest.run(context)["unused:unreadable"] == 1
+        assert ingest.run(context)["refused:slice_gap"] == 1
+    assert ingest.run(context)["scans"] == 1
+    assert set(context.read("files").code) == {""}
+
+
+def test_a_changed_sidecar_is_read_wherever_chunks_end(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_scan, "CUT", 1)
+    monkeypatch.setattr(ingest_scan, "MAX_CHUNK", 1)
+    for name, echo in (("sub-01", 0.1), ("sub-02", 0.1)):
+        write_nifti(archive / f"{name}_T2w.nii.gz", TALL)
+        (archive / f"{name}_T2w.json").write_text(json.dumps({"EchoTime": echo}))
+    assert ingested(archive).read("series").code.eq("").all()
+    (archive / "sub-02_T2w.json").write_text(json.dumps({"EchoTime": 0.012}))
+    assert sorted(ingested(archive).read("series").code) == ["", "not_t2"]
+
+
+def test_another_object_under_the_same_id_is_told_from_a_copy(archive: Path) -> None:
+    def brighter(dataset: FileDataset, number: int) -> None:
+        dataset.PixelData = bytes(reversed(dataset.PixelData))
+
+    write_sagittal(archive / "a", TALL)
+    shutil.copytree(archive / "a", archive / "b")
+    write_sagittal(archive / "c", TALL, change=brighter)
+    files = ingested(archive).read("files")
+    messages = files[files.code == "duplicate_file"].message
+    assert len(messages) == 14
+    assert messages.str.contains("differs").any()
+
+
+def test_a_table_of_people_that_matches_nobody_is_told(archive: Path, tmp_path: Path) -> None:
+    write_sagittal(archive, TALL)
+    table = tmp_path / "participants.csv"
+    table.write_text("person,sex,site\nnobody,F,hill\n")
+    said: list[str] = []
+    ingest.run(context_of(archive, said, participants=str(table)))
+    assert any("nothing on the people of 1 of 1 scans" in line for line in said)
+
+
+def test_a_workspace_inside_the_input_is_refused(archive: Path) -> None:
+    write_sagittal(archive, TALL)
+    study = Study(workspace=str(archive / "results"), inputs=Inputs(scans=str(archive)))
+    with pytest.raises(BadStudy, match="inside"):
+        ingest.run(Context(study, say=lambda text: None))
+    assert not (archive / "results").exists()
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "archive" / "[" / "x]"
+    write_sagittal(folder, TALL)
+    context = ingested(tmp_path / "archive")
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in ("files", "series"):
+        for grid in show.grids(table, context.read(table)):
+            console.print(grid)
+    assert "file_id" in console.export_text()

@@ -9,8 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
-from spineage.errors import BadScan, BadStudy
+from spineage.errors import TRANSIENT, BadScan, BadStudy, DeviceFault
 from spineage.io.nnunet_import import import_segmenter
 from spineage.io.parquet import read_table, write_part
 from spineage.io.segmenters import folder_of, read_manifest
@@ -19,6 +20,7 @@ from spineage.science.labels import LEVELS
 from spineage.science.phantom import PhantomRecipe, draw_population, render
 from spineage.stages import segment
 from spineage.stages.context import Context
+from spineage.stages.segment import device_faults
 from spineage.study import study_from
 from spineage.tables import FAULTS, MASKS, SOURCES
 from tests.stages.tiny_nnunet import write_tiny_model
@@ -161,3 +163,17 @@ def test_steps_are_made_from_plain_values_and_refuse_by_raising(rows):
     assert row["scan_id"] == "whole0"
     assert "stations_json" not in row
     assert {c.name for c in MASKS.columns} <= set(row)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (torch.AcceleratorError("an illegal memory access", 700), "device_failed"),
+    ],
+)
+def test_what_a_device_throws_takes_it_out_of_service(error: Exception, code: str) -> None:
+    with pytest.raises(DeviceFault) as fault, device_faults():
+        raise error
+    assert fault.value.code == code
+    assert code in TRANSIENT, "another device may do it"
