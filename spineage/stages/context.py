@@ -43,6 +43,7 @@ class Context:
         self.say = say
         self.store = Store(study.workspace)
         self._fingerprints: dict[str, str] = {}
+        self._generations: dict[str, str] = {}
         self.resolved: dict[
             str, str
         ] = {}  # model names -> digests: an alias is looked up once a process
@@ -70,15 +71,22 @@ class Context:
         return f"{stage}/{self.fingerprint(stage)}"
 
     def tables_folder(self, stage: str) -> str:
-        """Where its tables lie: the folder, or the current generation in it."""
+        """Where its tables lie: the folder, or the generation in it that was current when first asked.
+
+        A stage reads one generation, whatever an ingest beside it does meanwhile.
+        """
         folder = self.folder(stage)
-        if not self.store.exists(f"{folder}/latest.json"):
-            return folder
-        return f"{folder}/{json.loads(self.store.read(f'{folder}/latest.json'))['generation']}"
+        if folder not in self._generations:
+            if not self.store.exists(f"{folder}/latest.json"):
+                return folder
+            latest = json.loads(self.store.read(f"{folder}/latest.json"))
+            self._generations[folder] = latest["generation"]
+        return f"{folder}/{self._generations[folder]}"
 
     def forget(self) -> None:
         """Upstream results have changed: compute the addresses again when next asked."""
         self._fingerprints.clear()
+        self._generations.clear()
 
     # reading
 

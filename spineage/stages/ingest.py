@@ -59,6 +59,7 @@ def run(context: Context) -> dict[str, int]:
     _tell_participants(context, counts.pop("in_participants", 0), counts["scans"])
     pointer = json.dumps({"generation": generation}).encode()
     context.store.point(f"{context.folder('ingest')}/latest.json", pointer)
+    context.forget()
     return dict(counts)
 
 

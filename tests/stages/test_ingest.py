@@ -930,3 +930,15 @@ def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> No
         for grid in show.grids(table, context.read(table)):
             console.print(grid)
     assert "file_id" in console.export_text()
+
+
+def test_a_reader_stays_with_one_generation_while_another_is_written(archive: Path) -> None:
+    write_sagittal(archive / "P1", TALL, person="P1")
+    ingested(archive)
+    reader = context_of(archive)
+    scans = reader.read("scans")
+    write_sagittal(archive / "P2", TALL, person="P2")
+    ingested(archive)
+    assert list(reader.read("sources").scan_id) == list(scans.scan_id)
+    reader.forget()
+    assert len(reader.read("sources")) == 2
