@@ -17,7 +17,7 @@ from spineage.science.series import Header
 
 SNIFF_BYTES: Final = 4096
 ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")  # a file, an empty, a split one
-OTHER_ARCHIVES: Final = (b"7z\xbc\xaf", b"Rar!")
+OTHER_ARCHIVES: Final = (b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ\x00", b"BZh")
 UNOPENED: Final = "the file or folder cannot be opened"
 SIDECARS: Final = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")  # of NIfTI and BIDS
 TROUBLES: Final = {
@@ -147,10 +147,11 @@ def kind_of(stream: BinaryIO) -> str:
         start = _unpacked_start(start)
         if _nifti(start):
             return _nifti(start)
-        return "archive" if start[257:262] == b"ustar" else "other"
+        is_worth_unpacking = start[257:262] == b"ustar" or start[128:132] == b"DICM"
+        return "archive" if is_worth_unpacking else "other"
     if start[:4] in ZIP_STARTS:
         return "zip"
-    if start[:4] in OTHER_ARCHIVES or start[257:262] == b"ustar":
+    if start.startswith(OTHER_ARCHIVES) or start[257:262] == b"ustar":
         return "archive"
     return _nifti(start) or "other"
 

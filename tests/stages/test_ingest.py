@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import zipfile
@@ -942,3 +944,10 @@ def test_a_reader_stays_with_one_generation_while_another_is_written(archive: Pa
     assert list(reader.read("sources").scan_id) == list(scans.scan_id)
     reader.forget()
     assert len(reader.read("sources")) == 2
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_packed_dicom_is_told_to_be_unpacked(archive: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = write_sagittal(archive, TALL)[0]
+    (archive / "slice.dcm.packed").write_bytes(pack(path.read_bytes()))
+    assert code_of_file(archive, "packed") == "not_unpacked"
