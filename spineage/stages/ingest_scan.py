@@ -27,9 +27,9 @@ from spineage.stages.context import Context, digest_of
 from spineage.tables import HEADERS
 
 SCHEMA = 4  # raise it when the same file gives another header
-CUT = 256
-"""One name in so many ends a chunk."""
-MAX_CHUNK = 1024
+CUT = 64
+"""One name in so many ends a chunk: large ones would leave one worker with the last."""
+MAX_CHUNK = 256
 FEW_FILES = 400
 """Fewer are read here, in about a second: starting worker processes takes longer."""
 

@@ -8,7 +8,8 @@ there, keys every id, and writes the result to storage. Rounds alternate; Ray is
 
 2026-11-23: pydicom's conversion of values was two thirds of our time; files of a series repeat nearly all
 of them, so each is converted once (1.37 to 0.82 ms a file). Then all that slices of a series have in common
-is taken from the slice before when its bytes are the same (0.81 to 0.62 ms).
+is taken from the slice before when its bytes are the same (0.81 to 0.62 ms). The ratio stayed at 1.44 to 1.50,
+with chunks of 256 files and of 64 alike: two workers gain less than their time a file promises.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import json
 import os
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -85,7 +85,7 @@ def scan(archive: str, workspace: str) -> None:
     study = Study(workspace=workspace, inputs=Inputs(scans=archive))
     context = Context(study, say=lambda text: None)
     scanned = scan_headers(context, Keyed(load_key(study)))
-    assert scanned.num_read == scanned.num_files == len(list(Path(archive).rglob("*.dcm")))
+    assert scanned.num_read == scanned.num_files == scanned.num_rows > 0
 
 
 if __name__ == "__main__":

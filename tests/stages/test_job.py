@@ -67,14 +67,18 @@ def test_the_population_job_is_submitted_to_a_ray_head_and_leaves_its_scores(
 ) -> None:
     folder = demo.copy(tmp_path / "w", without=("score",))
     bin_folder = Path(sys.executable).parent
-    result = subprocess.run(
-        [
-            f"{bin_folder}/ray", "job", "submit", "--address", head, "--working-dir", ".", "--",
-            "python", "jobs/rescore.py", "--study", str(folder / "study.yaml"),
-        ],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={**environment(), "PATH": f"{bin_folder}:{os.environ['PATH']}"},
-    )  # fmt: skip
+    for _ in range(20):
+        result = subprocess.run(
+            [
+                f"{bin_folder}/ray", "job", "submit", "--address", head, "--working-dir", ".", "--",
+                "python", "jobs/rescore.py", "--study", str(folder / "study.yaml"),
+            ],
+            cwd=ROOT, capture_output=True, text=True, timeout=300,
+            env={**environment(), "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+        )  # fmt: skip
+        if "No available agent" not in result.stdout + result.stderr:
+            break
+        time.sleep(3)  # a fresh head answers before its job agent has come up
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     assert "score" in result.stdout
     scores = scores_of(demo.context(folder))
