@@ -28,6 +28,7 @@ MIN_PEOPLE = 15
 by."""
 MAP_DIMENSIONS = 2
 MAP_MIN_DIST = 0.1
+TRANSFORM_TRIES = 3
 PLACED_TOGETHER = 2000
 """People placed at a time: memory is this many x the people fitted, or x 4096 at most."""
 
@@ -72,13 +73,26 @@ class Clusters:
         with threadpool_limits(1):
             found = np.full(len(matrix_PF), NOISE)
             if self.labels.max() > NOISE:
-                position_PD = self.reducer.transform(matrix_PF)
+                position_PD = _transformed(self.reducer, matrix_PF)
                 has_place = np.isfinite(position_PD).all(axis=1)
                 if has_place.any():
                     labels, _ = hdbscan.approximate_predict(self.clusterer, position_PD[has_place])
                     found[has_place] = labels
-            position = self.mapper.transform(matrix_PF)
+            position = _transformed(self.mapper, matrix_PF)
         return found.astype(np.int64), position.astype(np.float64)
+
+
+def _transformed(reducer: umap.UMAP, matrix_PF: Floats) -> Floats:
+    """Positions [P, D]; NaN for who shares nothing with anybody fitted.
+
+    umap-learn now and then (3 of 30 processes, 2026-11-23, cause not found) gives NaN to a person it has a
+    place for, so it is asked again; its draws are seeded anew at each call.
+    """
+    for _ in range(TRANSFORM_TRIES):
+        position_PD: Floats = reducer.transform(matrix_PF)
+        if np.isfinite(position_PD).all():
+            break
+    return position_PD
 
 
 def can_cluster(matrix_PF: Floats) -> bool:
