@@ -23,6 +23,7 @@ import yaml
 from pydicom.dataset import FileDataset
 
 from spineage.science.geometry import Volume
+from tests.benchmarks.driver_memory import peak_mib
 from tests.stages.dicom_makers import write_enhanced
 
 TARGET = 1.2
@@ -84,7 +85,7 @@ def ingested(folder: Path, num_exams: int, templates: list[bytes]) -> dict[str, 
             (place / name).write_bytes(data.replace(MARK.encode(), f"{exam:06d}".encode()))
     (folder / "study.yaml").write_text(yaml.safe_dump({"inputs": {"scans": "archive"}}))
     started = time.monotonic()
-    driver_mib, said = peak_mib(folder)
+    driver_mib, said = ingest(folder)
     assert f"series {3 * num_exams}, scans {num_exams}" in said, said
     seconds = time.monotonic() - started
     files = 3 * num_exams
@@ -94,25 +95,15 @@ def ingested(folder: Path, num_exams: int, templates: list[bytes]) -> dict[str, 
     }  # fmt: skip
 
 
-def peak_mib(folder: Path) -> tuple[float, str]:
-    """The highest resident memory the process itself reached, and what it printed.
-
-    Its workers are processes of their own.
-    """
+def ingest(folder: Path) -> tuple[float, str]:
+    """The driver's peak in MiB, and what it printed."""
     key = "a key for benchmarks only"
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "SPINEAGE_KEY": key}
     command = [sys.executable, "-m", "spineage.cli", "ingest"]
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE)
-    peak_kib = 0
-    while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        found = [line for line in status.splitlines() if line.startswith("VmHWM")]
-        peak_kib = max([peak_kib, *(int(line.split()[1]) for line in found)])
-        time.sleep(0.2)
-    if process.returncode:
-        sys.exit(f"ingest ended with {process.returncode}")
+    driver_mib = peak_mib(process)
     assert process.stdout
-    return peak_kib / 1024, process.stdout.read().decode()
+    return driver_mib, process.stdout.read().decode()
 
 
 if __name__ == "__main__":
