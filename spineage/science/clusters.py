@@ -28,7 +28,10 @@ MIN_PEOPLE = 15
 by."""
 MAP_DIMENSIONS = 2
 MAP_MIN_DIST = 0.1
-TRANSFORM_TRIES = 3
+LOCAL_CONNECTIVITY = 1 + 1e-6
+"""UMAP's default is 1, and fitting gives the same bits. But with 1 umap-learn 0.5.12's transform asks for the
+nearest person who is not alike of somebody whose neighbours are all alike, finds none, reads past the end of
+an empty array, and answers NaN whenever NaN lies there (3 of 30 processes, 2026-11-23)."""
 PLACED_TOGETHER = 2000
 """People placed at a time: memory is this many x the people fitted, or x 4096 at most."""
 
@@ -56,10 +59,7 @@ class Clusters:
     clusterer: hdbscan.HDBSCAN
 
     def place(self, matrix_PF: Floats) -> tuple[Ints, Floats]:
-        """The group and the map position of people it was not fitted on.
-
-        NOISE, and no position, for who shares nothing with anybody fitted: UMAP has no place for them.
-        """
+        """The group (NOISE for those of none) and the map position of people it was not fitted on."""
         labels, positions = [np.empty(0, dtype=np.int64)], [np.empty((0, MAP_DIMENSIONS))]
         for start in range(0, len(matrix_PF), PLACED_TOGETHER):
             labels_P, map_PD = self._place(matrix_PF[start : start + PLACED_TOGETHER])
@@ -73,26 +73,10 @@ class Clusters:
         with threadpool_limits(1):
             found = np.full(len(matrix_PF), NOISE)
             if self.labels.max() > NOISE:
-                position_PD = _transformed(self.reducer, matrix_PF)
-                has_place = np.isfinite(position_PD).all(axis=1)
-                if has_place.any():
-                    labels, _ = hdbscan.approximate_predict(self.clusterer, position_PD[has_place])
-                    found[has_place] = labels
-            position = _transformed(self.mapper, matrix_PF)
+                position_PD = self.reducer.transform(matrix_PF)
+                found, _ = hdbscan.approximate_predict(self.clusterer, position_PD)
+            position = self.mapper.transform(matrix_PF)
         return found.astype(np.int64), position.astype(np.float64)
-
-
-def _transformed(reducer: umap.UMAP, matrix_PF: Floats) -> Floats:
-    """Positions [P, D]; NaN for who shares nothing with anybody fitted.
-
-    umap-learn now and then (3 of 30 processes, 2026-11-23, cause not found) gives NaN to a person it has a
-    place for, so it is asked again; its draws are seeded anew at each call.
-    """
-    for _ in range(TRANSFORM_TRIES):
-        position_PD: Floats = reducer.transform(matrix_PF)
-        if np.isfinite(position_PD).all():
-            break
-    return position_PD
 
 
 def can_cluster(matrix_PF: Floats) -> bool:
@@ -116,6 +100,7 @@ def fit(matrix_PF: Floats, recipe: Recipe, seed: int) -> Clusters:
         umap.UMAP,
         n_neighbors=min(recipe.num_neighbors, num_people - 1),
         metric="canberra",
+        local_connectivity=LOCAL_CONNECTIVITY,
         random_state=seed,
         n_jobs=1,
     )

@@ -12,6 +12,7 @@ import pytest
 import umap.distances
 from scipy.spatial.distance import canberra
 from sklearn.metrics import adjusted_rand_score
+from umap.umap_ import smooth_knn_dist
 
 from spineage.io.findings import read_codebook
 from spineage.science import clusters
@@ -149,22 +150,35 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_another_map(
     assert np.array_equal(fitted.place(matrix)[1], again.place(matrix)[1])
 
 
-def test_a_person_whom_umap_has_no_place_for_is_of_no_group(
+@pytest.mark.parametrize("local_connectivity", [1.0, clusters.LOCAL_CONNECTIVITY])
+def test_no_array_is_read_past_its_end_for_people_whose_neighbours_are_all_alike(
+    local_connectivity: float,
+) -> None:
+    """umap-learn's own code, not compiled: Python sees the read that compiled code does in silence."""
+    alike, apart = np.zeros((1, 15), np.float32), np.arange(15, dtype=np.float32)[None]
+
+    def widths(distances: Floats) -> Floats:
+        # as UMAP.transform calls it: one neighbour fewer than at the fit
+        return smooth_knn_dist.py_func(distances, 15.0, local_connectivity=local_connectivity - 1)[
+            0
+        ]
+
+    if local_connectivity == 1.0:
+        with pytest.raises(IndexError):
+            widths(alike)
+    else:
+        assert np.isfinite(widths(alike)).all()
+        default = smooth_knn_dist.py_func(apart, 15.0, local_connectivity=0.0)[0]
+        assert widths(apart) == pytest.approx(default, rel=1e-4)
+
+
+def test_the_fit_is_that_of_umaps_default_local_connectivity(
     fitted: clusters.Clusters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """UMAP answers NaN for a point that shares nothing with anybody it was fitted on."""
-    matrix = PLANTED[0][:3]
-    labels, _ = fitted.place(matrix)
-    place = fitted.reducer.transform
-
-    def lost(rows: Floats) -> Floats:
-        position = place(rows)
-        position[1] = np.nan
-        return position
-
-    monkeypatch.setattr(fitted.reducer, "transform", lost)
-    found, _ = fitted.place(matrix)
-    assert list(found) == [labels[0], clusters.NOISE, labels[2]]
+    assert fitted.reducer.local_connectivity == clusters.LOCAL_CONNECTIVITY
+    monkeypatch.setattr(clusters, "LOCAL_CONNECTIVITY", 1.0)
+    default = clusters.fit(PLANTED[0], RECIPE, seed=1)
+    assert np.array_equal(fitted.reducer.embedding_, default.reducer.embedding_)
 
 
 def test_nobody_to_place_is_fine(fitted: clusters.Clusters) -> None:
