@@ -281,7 +281,7 @@ def test_a_header_does_not_depend_on_the_headers_read_before(archive: Path) -> N
     files = list_input(str(archive))
     together = read_chunk(Chunk(files, Keyed(b"k" * 32), "StudyInstanceUID"))
     for seen, read in zip(files, together, strict=True):
-        dicom._LIKE_BEFORE.clear()
+        dicom._LATELY.clear()
         assert read_file(seen, Keyed(b"k" * 32), "StudyInstanceUID") == [read]
     (other_key,) = read_file(files[0], Keyed(b"l" * 32), "StudyInstanceUID")
     assert other_key.header.about.person_id != together[0].header.about.person_id
