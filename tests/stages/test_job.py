@@ -57,7 +57,7 @@ def head(tmp_path: Path) -> Iterator[str]:
     yield address
     os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(20)
+        process.wait(5)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
