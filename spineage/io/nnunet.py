@@ -305,21 +305,27 @@ class Segmenter:
         patch = tuple(int(n) for n in self.configuration.patch_size)
         patch = (1, *patch) if self.ensemble.is_flat else patch
         squeezed = coarse.squeezed_shape(grid_xyz, patch)
-        if squeezed == grid_xyz:
-            return None, "it is no larger than a tile"
+        num_tiles = self._num_tiles(grid_xyz, FAST_STEP)
+        if num_tiles <= self._num_tiles(squeezed, 1.0) + 1:
+            return None, f"it is {num_tiles} tile{'s' * (num_tiles > 1)}"
         data = coarse.squeeze(torch.from_numpy(volume.data_Cxyz), squeezed)
         found = self._labels(data, squeezed, (1, 1, 1), 1.0)
         box, why = coarse.box_around(self._is_spine(found), volume.shape_xyz, volume.spacing_mm)
         if box is None:
             return None, why
         wanted = [
-            int(np.ceil(n * mm / own))
+            int(np.ceil(n * mm / own - 1e-3))  # spacings of a header are rounded
             for n, mm, own in zip(patch, grid_mm, volume.spacing_mm, strict=True)
         ]
         box = coarse.at_least(box, wanted, volume.shape_xyz)
         if not coarse.saves_enough(box, volume.shape_xyz):
             return None, "the spine's box is most of it"
         return box, ""
+
+    def _num_tiles(self, grid_xyz: tuple[int, ...], step: float) -> int:
+        patch = tuple(int(n) for n in self.configuration.patch_size)
+        padded = [max(n, p) for n, p in zip(grid_xyz[-len(patch) :], patch, strict=True)]
+        return tiling((*grid_xyz[: -len(patch)], *padded), patch, step).num_tiles
 
     def _is_spine(self, labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
         found: NDArray[np.bool_] = self._schema_of[labels] != 0

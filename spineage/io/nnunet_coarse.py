@@ -34,9 +34,9 @@ TOUCHING_MM2 = 60.0
 
 
 def squeezed_shape(grid_xyz: tuple[int, ...], patch_xyz: tuple[int, ...]) -> tuple[int, int, int]:
-    """The coarse grid: as large as the patch where that squeezes by no more than SQUEEZE."""
+    """The coarse grid: the patch, or more where that would squeeze by more than SQUEEZE."""
     x, y, z = (
-        n if n <= p else max(p, math.ceil(n / SQUEEZE))
+        max(p, math.ceil(n / SQUEEZE)) if n > p else n
         for n, p in zip(grid_xyz, patch_xyz, strict=True)
     )
     return x, y, z

@@ -228,3 +228,27 @@ def test_a_gpu_that_is_not_there_is_one_sentence(imported):
         pytest.skip("this machine has a GPU")
     with pytest.raises(BadStudy, match="no GPU"):
         load_segmenter(str(imported), device="cuda")
+
+
+def test_mirroring_needs_the_axes_that_the_model_was_trained_with(imported, tmp_path):
+    for file in imported.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest.pop("mirror_axes", None)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadStudy, match="mirror_axes"):
+        load_segmenter(str(tmp_path), mirror=True)
+    manifest["mirror_axes"] = [0]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    volume = blob((8, 32, 64))
+    once = load_segmenter(str(tmp_path)).segment(volume).voxels_RAS
+    assert not np.array_equal(
+        once, load_segmenter(str(tmp_path), mirror=True).segment(volume).voxels_RAS
+    )
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_the_images_of_a_scan_are_as_many_as_the_model_has_channels_and_on_one_grid(imported, mode):
+    segmenter = load_segmenter(str(imported))
+    with pytest.raises(BadStudy, match="was given 2"):
+        segmenter.segment([blob((8, 32, 64))] * 2, mode)
