@@ -4,7 +4,7 @@ A tile looks at hundreds of thousands of voxels, most of which are not spine. Sq
 axis, a whole scan is one tile; what the network calls spine there is good enough for a box, and for nothing
 else. A box that cannot be a spine is not used: the caller takes the whole volume, and says so.
 
-Shapes: C channels; x y z nnU-Net's axes after its transposition.
+Shapes: C channels; P pieces, A axes; x y z nnU-Net's axes after its transposition.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MARGIN_MM = 20.0
 MIN_LENGTH_MM, MIN_VOLUME_MM3 = 80.0, 15_000.0
 """Less is not a spine: three vertebrae are longer, and one has more than this volume."""
 MIN_PART = 0.05
-"""Of the largest piece: smaller pieces are taken for errors."""
+"""Of the largest piece: smaller ones are taken for errors."""
 MAX_SHARE = 0.8
 """A box with more than this share of the volume saves nothing."""
 TOUCHING_MM2 = 60.0
@@ -64,11 +64,11 @@ def box_around(
     if not number:
         return None, "the coarse pass found nothing"
     sizes = np.bincount(pieces.ravel())[1:]
-    kept = 1 + np.flatnonzero(sizes >= MIN_PART * sizes.max())
-    where = [ndimage.find_objects(pieces)[i - 1] for i in kept]
-    low = np.array([[s.start for s in one] for one in where]).min(axis=0)
-    high = np.array([[s.stop for s in one] for one in where]).max(axis=0)
-    volume_mm3 = float(sizes[kept - 1].sum() * voxel_mm.prod())
+    bounds = [[(s.start, s.stop) for s in one] for one in ndimage.find_objects(pieces)]
+    lows_PA, highs_PA = np.array(bounds)[..., 0], np.array(bounds)[..., 1]
+    kept = _in_line(lows_PA, highs_PA, sizes, voxel_mm) & (sizes >= MIN_PART * sizes.max())
+    low, high = lows_PA[kept].min(axis=0), highs_PA[kept].max(axis=0)
+    volume_mm3 = float(sizes[kept].sum() * voxel_mm.prod())
     length_mm = float(((high - low) * voxel_mm).max())
     if length_mm < MIN_LENGTH_MM or volume_mm3 < MIN_VOLUME_MM3:
         return None, (
@@ -78,6 +78,21 @@ def box_around(
     first = np.maximum(np.floor(low * scale - margin), 0).astype(int)
     last = np.minimum(np.ceil(high * scale + margin), shape_xyz).astype(int)
     return _box(first, last), ""
+
+
+def _in_line(
+    lows_PA: NDArray[np.int_],
+    highs_PA: NDArray[np.int_],
+    sizes_P: NDArray[np.int_],
+    voxel_mm: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Which pieces are the largest, or lie beyond an end of it and not beside it: a spine in parts, and not
+    what was taken for one elsewhere. (What this misses, the box that is cut short will show.)"""
+    largest = int(sizes_P.argmax())
+    along = int(((highs_PA - lows_PA)[largest] * voxel_mm).argmax())
+    meets = (lows_PA < highs_PA[largest]) & (highs_PA > lows_PA[largest])
+    in_line: NDArray[np.bool_] = np.delete(meets, along, axis=1).all(axis=1)
+    return in_line
 
 
 def at_least(box: Box, wanted_xyz: list[int], shape_xyz: tuple[int, int, int]) -> Box:
