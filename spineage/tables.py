@@ -234,6 +234,7 @@ MASKS = Table(
         Column("shape", INTS, "voxels along R, A, S"),
         Column("affine", FLOATS, "4 x 4 row-major, voxel index to RAS+ mm", "mm"),
         Column("levels_zstd", BYTES, "uint8 [R, A, S] in the levels schema, zstd"),
+        Column("segmented", STR, "what the network saw: the whole volume, or the spine's box"),
         Column("numbering", STR, "regular, or the transitional anatomy assumed"),
         Column("num_discs_inferred", INT, "discs not seen but certain from their neighbours"),
         Column("level_names", STRS, "vertebrae found, cranial to caudal"),

@@ -3,17 +3,18 @@ scan."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from spineage.engine.rows import Limits, Step, plain_progress, run_rows
-from spineage.errors import TRANSIENT, DeviceFault
+from spineage.errors import TRANSIENT, BadStudy, DeviceFault
 from spineage.io import assemble
 from spineage.io.parquet import read_keys, read_table, write_part
-from spineage.io.segmenters import read_manifest
+from spineage.io.segmenters import folder_of, read_manifest
 from spineage.io.store import Store
 from spineage.io.volumes import pack, place_to_cells, volume_from_cells, volume_to_cells
 from spineage.science.geometry import Volume
@@ -24,18 +25,21 @@ from spineage.stages.context import Context
 from spineage.study import Study
 from spineage.tables import FAULTS, MASKS
 
-SCHEMA = 1  # raise it when the same volume and weights give other masks
+SCHEMA = 2  # raise it when the same volume and weights give other masks
 VOXELS = "voxels"
 Row = dict[str, Any]
+Mode = Literal["exact", "fast"]
 
 
 def recipe(context: Context) -> dict[str, Any]:
     """The section, the weights by digest, and how volumes are assembled.
 
-    Where the weights lie is not identity. Raises BadStudy when they are not a whole segmenter.
+    Where the weights lie is not identity. Raises BadStudy when they are not a whole segmenter, or one that
+    looks at more than a T2 image.
     """
     section = {**context.study.recipe("segment")["segment"]}
     weights = section.pop("weights")
+    require_one_channel(weights)
     return {
         "schema": SCHEMA,
         "segment": section,
@@ -43,6 +47,18 @@ def recipe(context: Context) -> dict[str, Any]:
         "assemble": assemble.SCHEMA,
         "max_station_gap_mm": context.study.ingest.max_station_gap_mm,
     }
+
+
+def require_one_channel(weights: str) -> None:
+    """A scan is one T2 image: raise BadStudy when the model looks at several together."""
+    read_manifest(weights)
+    dataset = json.loads((folder_of(weights) / "dataset.json").read_text())
+    channels = dataset.get("channel_names", dataset.get("modality", {}))
+    if len(channels) != 1:
+        raise BadStudy(
+            f"segment.weights: the model looks at {len(channels)} images of a person together "
+            f"({', '.join(channels.values())}) and a scan is one T2 image: name a model of one channel"
+        )
 
 
 def run(context: Context) -> dict[str, int]:
@@ -112,6 +128,8 @@ def segment_kwargs(study: Study) -> dict[str, Any]:
     """What SegmentStep is made with."""
     return {
         "weights": study.segment.weights,
+        "mode": study.segment.mode,
+        "mirror": study.segment.mirror,
         "min_levels": study.segment.min_levels,
         "max_levels": study.segment.max_levels,
         "device": "cuda" if study.cluster.gpus_per_worker else "cpu",
@@ -145,8 +163,10 @@ def device_faults() -> Iterator[None]:
 
 class SegmentStep:
     """A row with voxels gains the columns of `masks`. The network is loaded once, on one CPU thread by
-    default.
+    default, and warmed up.
 
+    mode, mirror: see `Segmenter` and `load_segmenter`. Ray gives an actor as many threads as it has CPUs;
+    `threads` says it again, so that a step outside Ray is the same.
     Raises BadStudy when the weights are not a whole segmenter, or the device is not there.
     """
 
@@ -155,22 +175,25 @@ class SegmentStep:
         weights: str,
         min_levels: int = 22,
         max_levels: int = 24,
+        mode: Mode = "exact",
+        mirror: bool = False,
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
         from spineage.io.nnunet import load_segmenter  # 4 s to import: only where it is used
 
-        self._segmenter = load_segmenter(weights, device=device, threads=threads)
+        self._segmenter = load_segmenter(weights, device=device, threads=threads, mirror=mirror)
+        self._mode: Mode = mode
         self._limits = {"min_levels": min_levels, "max_levels": max_levels}
+        self._segmenter.warm_up()
 
     def __call__(self, row: Row) -> Row:
         image = volume_from_cells(row, VOXELS)
-        levels = self._levels(image)
-        return {**row, **mask_columns(image, levels)}
-
-    def _levels(self, image: Volume) -> Levels:
         with device_faults():
-            labels = self._segmenter.segment(image)
+            found = self._segmenter.segment_and_say(image, self._mode)
+        return {**row, "segmented": found.how, **mask_columns(image, self._levels(found.labels))}
+
+    def _levels(self, labels: Volume) -> Levels:
         find: Callable[..., Levels] = (
             find_levels if self._segmenter.manifest["schema"] == "semantic" else levels_from_named
         )

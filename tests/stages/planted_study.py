@@ -147,6 +147,7 @@ def _mask(levels: Volume) -> dict[str, Any]:
         "affine": levels.affine_RAS.ravel().tolist(),
         "levels_zstd": pack(levels.voxels_RAS),
         "numbering": "regular",
+        "segmented": "whole volume",
         "num_discs_inferred": 0,
         "level_names": ["C2"], "level_height_mm": [13.0], "level_volume_mm3": [1e4],
         "disc_names": ["C2/3"], "disc_height_mm": [5.0], "disc_signal": [0.5], "canal_diameter_mm": [14.0],

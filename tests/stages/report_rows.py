@@ -197,6 +197,7 @@ def mask(scan: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         "affine": np.diag([*SPACING_MM, 1.0]).ravel().tolist(),
         "levels_zstd": pack(levels),
         "numbering": "regular",
+        "segmented": "whole volume",
         "num_discs_inferred": 0,
         "level_names": list(SPINE),
         "level_height_mm": [20.0] * len(SPINE),

@@ -342,6 +342,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(context, undisturbed):
     light = {
         "tensors_part": "",
         "is_phantom": True,
+        "segmented": "whole volume",
         "num_discs_inferred": 0,
         "numbering": "regular",
     }

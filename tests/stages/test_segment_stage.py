@@ -141,6 +141,22 @@ def test_weights_that_are_not_there_stop_the_study_before_any_work(tmp_path, row
         segment.run(context)
 
 
+def test_how_the_network_looks_at_a_scan_is_part_of_the_address(tmp_path, rows):
+    prints = {
+        context_of(tmp_path / "study", rows, segment=section).fingerprint("segment")
+        for section in ({}, {"mode": "fast"}, {"mirror": True})
+    }
+    assert len(prints) == 3
+
+
+def test_a_model_of_two_images_stops_the_study_before_any_work(tmp_path, rows):
+    two = tmp_path / "two"
+    import_segmenter(write_tiny_model(tmp_path / "model", channels=2), two, trust=True)
+    context = context_of(tmp_path, rows, segment={"weights": str(two)})
+    with pytest.raises(BadStudy, match="2 images of a person"):
+        segment.run(context)
+
+
 def test_the_demo_segmenter_says_what_it_was_trained_on():
     manifest = read_manifest("demo")
     assert manifest["domain"] == "phantom"
