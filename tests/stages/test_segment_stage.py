@@ -141,6 +141,22 @@ def test_weights_that_are_not_there_stop_the_study_before_any_work(tmp_path, row
         segment.run(context)
 
 
+def test_weights_changed_after_the_import_stop_the_study_before_any_work(
+    tmp_path, rows, monkeypatch
+):
+    shutil.copytree(folder_of("demo"), tmp_path / "weights")
+    plans = tmp_path / "weights" / "plans.json"
+    plans.write_text(plans.read_text() + " ")
+
+    def never(*args, **kwargs):
+        raise AssertionError("no worker may be made")
+
+    monkeypatch.setattr(segment, "run_rows", never)
+    context = context_of(tmp_path, rows, segment={"weights": str(tmp_path / "weights")})
+    with pytest.raises(BadStudy, match="changed after the import"):
+        segment.run(context)
+
+
 def test_the_demo_segmenter_says_what_it_was_trained_on():
     manifest = read_manifest("demo")
     assert manifest["domain"] == "phantom"
