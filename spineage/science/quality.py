@@ -84,7 +84,7 @@ def assess(levels: Levels, measured: Morphometry) -> Quality:
     gap_mm, cord_inside = _canal(levels, voxels, (min(places), max(places)))
     return Quality(
         coverage=float(np.mean([not _touches_side(part, shape) for part in parts])),
-        off_centre=float(np.median([_off_centre(side, edge_mm) for _, side in bodies])),
+        off_centre=_usual([_off_centre(side, edge_mm) for _, side in bodies]),
         loose_share=max(_loose_share(part) for part in parts),
         canal_gap_mm=gap_mm,
         cord_inside=cord_inside,
@@ -195,6 +195,11 @@ def _off_centre(side_mm: Points, edge_mm: float) -> float:
     """How unevenly a body reaches to both sides: 0 is even, 1 or more is all on one side."""
     left, right = np.percentile(side_mm, (2, 98)) + np.array([-0.5, 0.5]) * edge_mm
     return float(abs(right + left) / (right - left))
+
+
+def _usual(values: Sequence[float]) -> float:
+    """The median; NaN of nothing, as when a mask is back to front and no body lies in front of the canal."""
+    return float(np.median(values)) if values else float("nan")
 
 
 def _loose_share(index: Voxels) -> float:

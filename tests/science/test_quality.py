@@ -117,6 +117,15 @@ def two_taken_for_one(named: Volume) -> Volume:
     return named.with_voxels(voxels)
 
 
+def without_arches(named: Volume) -> Volume:
+    """Bodies, discs and canal only."""
+    voxels = named.voxels_RAS.copy()
+    column = voxels_of(named, *(f"disc_below_{n}" for n in ("C3", "T6", "L3"))).any(2)
+    arch = (voxels > 0) & (voxels <= LEVELS["L6"]) & ~column[:, :, None]
+    voxels[arch] = 0
+    return named.with_voxels(voxels)
+
+
 def swollen(named: Volume) -> Volume:
     """T7 leaks into the tissue in front of it; its height is right."""
     voxels = named.voxels_RAS.copy()
@@ -165,6 +174,14 @@ def test_a_mask_that_is_back_to_front_is_refused_as_such_before_anything_else(sp
     assert (code, "back to front" in message) == ("implausible_mask", True)
     with pytest.raises(BadScan, match="back to front"):
         find_levels(semantic_of(back_to_front(spine)))
+
+
+def test_a_back_to_front_mask_of_bodies_alone_is_refused_without_a_measure_of_its_sides():
+    named = without_arches(draw(Drawing(bend=0.0))[1])
+    assert codes(named) == []
+    quality, measured = measured_on(back_to_front(named))
+    assert np.isnan(quality.off_centre)
+    assert failings(quality, measured, LIMITS)[0][0] == "implausible_mask"
 
 
 def test_a_mask_that_is_upside_down_has_no_levels(spine):
