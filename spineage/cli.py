@@ -157,33 +157,59 @@ def import_segmenter(
     ],
     out: Annotated[str, typer.Option(help="folder for the converted weights")],
     orientation: Annotated[
-        str, typer.Option(help="axes the model was trained on, e.g. RAS; nnU-Net does not reorient")
-    ],
+        str | None,
+        typer.Option(
+            help="axes of the files it was trained on (nibabel.aff2axcodes), e.g. RAS: nnU-Net does not "
+            "reorient; needed unless the layout is known"
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="a published model: totalspineseg-full, vertebrae_mr, total_mr, spineps; recognised by "
+            "its dataset.json, stating it makes sure"
+        ),
+    ] = None,
     domain: Annotated[str, typer.Option(help="human or phantom: what it was trained on")] = "human",
     label_map: Annotated[
         str | None, typer.Option(help="JSON file: a name in dataset.json to our name")
     ] = None,
     folds: Annotated[str | None, typer.Option(help='e.g. "0,1"; default: the model\'s own')] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="file in each fold, or checkpoint_best.pth")
+    ] = "checkpoint_final.pth",
     trust: Annotated[
         bool, typer.Option("--trust", help="the checkpoint is a pickle: you trust it")
     ] = False,
+    not_isolated: Annotated[
+        bool,
+        typer.Option(
+            "--not-isolated",
+            help="open the pickle in an ordinary process, with network and files: only where the machine "
+            "grants no other",
+        ),
+    ] = False,
 ) -> None:
-    """Convert a foreign nnU-Net v2 checkpoint, once, to safetensors + JSON."""
+    """Convert a foreign nnU-Net v2 model, once, to safetensors + JSON.
+
+    Any 2d, 3d_lowres or 3d_fullres network of any trainer; no cascade. Our names: background, vertebra,
+    disc, canal, cord, sacrum; or by level C1 to L6, disc_below_C2 to disc_below_L6, sacrum, canal, cord.
+    For regions the label map says what is in each and in no later one of regions_class_order. Models
+    that name levels only with their own tool's post-processing (TotalSpineSeg's two steps, SPINEPS'
+    instance and VERIDAH networks) are refused.
+
+    The pickle is opened in a process without network, files or environment; then never again.
+    """
 
     def work() -> None:
         from spineage.stages import import_segmenter as stage
 
         entry.say(
             stage.convert(
-                model,
-                out,
-                trust=trust,
-                orientation=orientation,
-                label_map=label_map,
-                folds=folds,
-                domain=domain,
+                model, out, trust=trust, orientation=orientation, layout=layout, label_map=label_map,
+                folds=folds, checkpoint=checkpoint, domain=domain, isolated=not not_isolated,
             )
-        )
+        )  # fmt: skip
 
     _ends(entry.guarded(work))
 

@@ -73,3 +73,24 @@ def read_manifest(weights: str) -> dict[str, Any]:
             f"{what}: labels must be in the semantic or the levels schema; import it with a label map"
         )
     return manifest
+
+
+def in_words(manifest: dict[str, Any]) -> str:
+    """One line about a segmenter: for whoever imported it, and for the doctor."""
+    folds, channels = manifest.get("folds", []), manifest.get("channels", ["T2"])
+    told = [
+        f"segmenter {manifest['digest'][:12]}",
+        manifest.get("layout") or manifest.get("trained_by", ""),
+        f"{manifest['configuration']} of {len(folds)} fold{'s' * (len(folds) != 1)}",
+        f"{manifest['schema']} labels",
+        f"orientation {manifest['orientation']}",
+        f"trained on {manifest['domain']} scans",
+    ]
+    if len(channels) > 1:
+        told.append(f"{len(channels)} input channels ({', '.join(channels)})")
+    if manifest.get("lacks"):
+        told.append(
+            f"draws no {', '.join(manifest['lacks'])}, so what is measured on them, levels counted along "
+            "the canal included, will be refused"
+        )
+    return ", ".join(text for text in told if text)

@@ -88,7 +88,8 @@ def test_both_endplates_of_a_disc_go_to_the_vertebra_they_belong_to(spine):
         disc_S = np.argwhere(levels == LEVELS[f"disc_below_{upper}"])[:, 2]
         above = (levels == LEVELS[upper]) & (np.arange(levels.shape[2]) == disc_S.max() + 1)
         below = (levels == LEVELS[lower]) & (np.arange(levels.shape[2]) == disc_S.min() - 1)
-        assert above.any() and below.any()
+        assert above.any()
+        assert below.any()
         names.voxels_RAS[above | below] = number[f"{ENDPLATES}{upper}"]
         tissues.voxels_RAS[above | below] = 62
     found = adapt(names, "spineps-veridah", tissues)
@@ -106,7 +107,7 @@ def test_a_value_outside_the_table_is_refused_and_so_is_an_interpolated_volume(t
 
 
 def test_one_tools_volume_is_not_taken_for_anothers(spine):
-    semantic, levels = spine
+    levels = spine[1]
     names, tissues = veridah(spine)
     totalspineseg = as_tool(levels, "totalspineseg", LEVELS, disc_below_L5=100)
     assert "seg-spine" in refusal(totalspineseg, "spineps")

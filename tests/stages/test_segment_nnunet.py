@@ -32,7 +32,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def imported(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported") / "segmenter"
-    import_segmenter(model, folder, trust=True, domain="phantom")
+    import_segmenter(model, folder, trust=True, orientation="RAS", domain="phantom")
     return folder
 
 
@@ -98,7 +98,7 @@ def test_resampled_labels_agree_with_nnunet_where_torch_replaces_skimage(model, 
 
 def test_folds_are_averaged_as_nnunet_averages_them(tmp_path):
     model = write_tiny_model(tmp_path / "model", folds=("0", "1"))
-    manifest = import_segmenter(model, tmp_path / "out", trust=True)
+    manifest = import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")
     volume = blob((8, 32, 64))
     ours = load_segmenter(str(tmp_path / "out")).segment(volume).voxels_RAS
     assert manifest["folds"] == ["0", "1"]
@@ -142,7 +142,7 @@ def test_code_in_a_trusted_pickle_runs_elsewhere_and_a_broken_one_is_one_sentenc
     model = write_tiny_model(tmp_path / "model")
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"not a pickle")
     with pytest.raises(BadStudy, match="fold 0 cannot be read"):
-        import_segmenter(model, tmp_path / "out", trust=True)
+        import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")
 
 
 def test_the_imported_weights_carry_no_optimiser_and_no_tensor_twice(model, imported):
@@ -183,9 +183,11 @@ def test_foreign_labels_need_a_map_and_are_written_in_our_schema(tmp_path):
     foreign = {"background": 0, "bone": 1, "nucleus": 2, "csf": 3, "cord": 4, "sacrum": 5}
     model = write_tiny_model(tmp_path / "model", labels=foreign)
     with pytest.raises(BadStudy, match="bone, csf, nucleus"):
-        import_segmenter(model, tmp_path / "out", trust=True)
+        import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")
     label_map = {"bone": "disc", "nucleus": "disc", "csf": "canal"}
-    manifest = import_segmenter(model, tmp_path / "out", trust=True, label_map=label_map)
+    manifest = import_segmenter(
+        model, tmp_path / "out", trust=True, orientation="RAS", label_map=label_map
+    )
     labels = load_segmenter(str(tmp_path / "out")).segment(blob((8, 32, 64))).voxels_RAS
     raw = predicted_by_nnunet(model, blob((8, 32, 64)))
     table = np.array([0, SEMANTIC["disc"], SEMANTIC["disc"], SEMANTIC["canal"], 4, 5])
@@ -197,7 +199,10 @@ def test_a_model_of_levels_is_told_from_a_model_of_tissues(tmp_path):
     model = write_tiny_model(
         tmp_path / "model", labels={"background": 0, "C2": 1, "disc_below_C2": 2}
     )
-    assert import_segmenter(model, tmp_path / "out", trust=True)["schema"] == "levels"
+    assert (
+        import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")["schema"]
+        == "levels"
+    )
     labels = load_segmenter(str(tmp_path / "out")).segment(blob((8, 32, 64))).voxels_RAS
     assert set(np.unique(labels)) <= {0, LEVELS["C2"], LEVELS["disc_below_C2"]}
 
@@ -213,7 +218,7 @@ def test_a_model_of_levels_is_told_from_a_model_of_tissues(tmp_path):
 def test_a_model_of_an_unsupported_kind_is_refused_in_one_sentence(tmp_path, change, sentence):
     model = write_tiny_model(tmp_path / "model", **change)
     with pytest.raises(BadStudy, match=sentence):
-        import_segmenter(model, tmp_path / "out", trust=True)
+        import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")
 
 
 @pytest.mark.parametrize("orientation", ["RAR", "XYZ", "RA", ""])

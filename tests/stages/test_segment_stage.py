@@ -126,7 +126,7 @@ def test_a_scan_that_crashed_is_tried_again_and_one_that_was_refused_is_not(tmp_
 
 def test_the_address_follows_the_weights_and_not_where_they_lie(tmp_path, rows):
     here, there = tmp_path / "here", tmp_path / "there"
-    import_segmenter(write_tiny_model(tmp_path / "model"), here, trust=True)
+    import_segmenter(write_tiny_model(tmp_path / "model"), here, trust=True, orientation="RAS")
     shutil.copytree(here, there)
     prints = [
         context_of(tmp_path / "study", rows, segment={"weights": str(w)}).fingerprint("segment")
