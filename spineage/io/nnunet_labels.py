@@ -44,7 +44,7 @@ def final_values(dataset: dict[str, Any]) -> dict[str, int]:
         order = dataset.get("regions_class_order")
         if not isinstance(order, list) or len(order) != len(foreground):
             raise BadStudy(
-                f"dataset.json has {len(foreground)} regions and regions_class_order "
+                f"dataset.json has {len(foreground)} overlapping regions and regions_class_order "
                 f"{order}: expected one number a region; take the one the model was trained with"
             )
         return {"background": 0, **{n: int(v) for n, v in zip(foreground, order, strict=True)}}

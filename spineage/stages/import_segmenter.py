@@ -35,7 +35,7 @@ def convert(
         trust=trust,
         orientation=orientation,
         layout=layout,
-        label_map=_read_map(label_map) if label_map else None,
+        label_map=read_map(label_map) if label_map else None,
         folds=names,
         checkpoint=checkpoint,
         domain=domain,
@@ -44,7 +44,8 @@ def convert(
     return f"{out_folder}: {in_words(manifest)}; set segment.weights to this folder"
 
 
-def _read_map(path: str) -> dict[str, str]:
+def read_map(path: str) -> dict[str, str]:
+    """A label map from its JSON file. Raises BadStudy when it is none."""
     try:
         names = json.loads(Path(path).read_text())
     except OSError as error:
