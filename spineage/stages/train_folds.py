@@ -25,12 +25,14 @@ from spineage.io.nnunet_folds import HISTORY, Recipe, fold_folder, read_history,
 from spineage.io.nnunet_import import import_segmenter
 from spineage.io.nnunet_raw import Case, cases_from_folders, cases_from_raw, write_raw
 from spineage.io.nnunet_training import DATASET
+from spineage.io.parts import KEY, PartReader, find_parts
 from spineage.io.store import Store
 from spineage.io.tracking import Tracking, open_tracking
 from spineage.io.volumes import mask_from_row
 from spineage.science.foreign import TOOLS
 from spineage.science.geometry import Volume
 from spineage.stages.context import Context
+from spineage.tables import MASKS
 
 EXPERIMENT = "spineage-segmenter"
 Say = Callable[[str], None]
@@ -70,6 +72,12 @@ def _image(row: dict[str, Any], max_gap_mm: float) -> list[Volume]:
     return [assemble.read_scan(row, max_gap_mm=max_gap_mm)]
 
 
+def _mask(store: Store, row: dict[str, Any]) -> Volume:
+    return mask_from_row(
+        PartReader(store, MASKS).row(row["part"], row["scan_id"], row["source_digest"])
+    )
+
+
 def from_raw(folder: str, label_map: dict[str, str] | None) -> Source:
     """A dataset in nnU-Net's raw layout; see `nnunet_raw.cases_from_raw`."""
     cases, channels, schema = cases_from_raw(Path(folder), label_map)
@@ -79,17 +87,18 @@ def from_raw(folder: str, label_map: dict[str, str] | None) -> Source:
 def from_masks(context: Context) -> Source:
     """The scans of a study that have a mask: what one segmenter drew (and somebody looked at) teaches the
     next. Raises BadStudy when there is no `masks` table yet."""
-    keys = ["scan_id", "source_digest"]
-    masks = context.read("masks", [*keys, "shape", "affine", "levels_zstd"])
-    people = context.read("scans", [*keys, "person_id"])
-    rows = masks.merge(context.read("sources"), on=keys).merge(people, on=keys).sort_values(keys)
+    masks = find_parts(context.store, context.folder("segment"), MASKS)
+    if masks.empty:
+        raise BadStudy("this study has no masks yet: run `spineage segment` first")
+    people = context.read("scans", [*KEY, "person_id"])
+    rows = masks.merge(context.read("sources"), on=KEY).merge(people, on=KEY).sort_values(KEY)
     gap = context.study.ingest.max_station_gap_mm
     cases = [
         Case(
             str(row["scan_id"]),
             str(row["person_id"]),
             functools.partial(_image, row, gap),
-            functools.partial(mask_from_row, row),
+            functools.partial(_mask, context.store, row),
         )
         for row in ({str(k): v for k, v in r.items()} for r in rows.to_dict("records"))
     ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import nibabel as nib
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from spineage.errors import BadStudy
@@ -15,9 +17,14 @@ from spineage.io.nnunet import load_segmenter
 from spineage.io.nnunet_folds import HISTORY, Recipe, fold_folder, read_history, result_folder
 from spineage.io.nnunet_import import import_segmenter
 from spineage.io.nnunet_raw import cases_from_folders, cases_from_raw, split_by_person, write_raw
+from spineage.io.parquet import write_part
 from spineage.io.segmenters import read_manifest
+from spineage.io.volumes import pack, place_to_cells
 from spineage.science.geometry import Volume
 from spineage.stages import train_folds, train_own
+from spineage.stages.context import Context
+from spineage.study import study_from
+from spineage.tables import MASKS, SCANS, SOURCES, Table
 from tests.stages.dying_fold import die_once
 
 RECIPE = Recipe(
@@ -178,6 +185,38 @@ def test_a_raw_dataset_of_nnunet_is_read_with_a_label_map(trained, tmp_path):
     write_raw(cases, schema, channels, tmp_path / "raw", threads=2)
     about = json.loads((tmp_path / "raw" / "dataset.json").read_text())
     assert about["labels"] == {"background": 0, "vertebra": 1, "disc": 2, "canal": 3}
+
+
+def filled(table: Table, **values: Any) -> dict[str, Any]:
+    """A row of a table; what is not given is empty."""
+    kinds = {pa.string(): "", pa.int64(): 0, pa.float64(): 0.0, pa.bool_(): False, pa.binary(): b""}
+    return {c.name: values.get(c.name, kinds.get(c.dtype, [])) for c in table.columns}
+
+
+def test_the_masks_of_a_study_are_learned_from_person_by_person(scans, tmp_path):
+    context = Context(study_from({"workspace": str(tmp_path)}), say=lambda text: None)
+    context._fingerprints = {"ingest": "here", "segment": "here"}
+    with pytest.raises(BadStudy, match="spineage segment"):
+        train_folds.from_masks(context)
+    for number, case in enumerate(source_of(scans).cases):
+        labels, key = case.labels(), {"scan_id": case.name, "source_digest": f"{number:064d}"}
+        file = {"location": str(scans / "images" / f"{case.name}.nii.gz"), "kind": "nifti"}
+        packed = {**place_to_cells(labels), "levels_zstd": pack(labels.voxels_RAS)}
+        for table, values in (
+            (MASKS, packed), (SCANS, {"person_id": case.person}),
+            (SOURCES, {"stations_json": json.dumps([[file]])}),
+        ):  # fmt: skip
+            stage = "segment" if table is MASKS else "ingest"
+            row = filled(table, **key, **values)
+            write_part(context.store, context.folder(stage), table, [row], case.name)
+    source = train_folds.from_masks(context)
+    assert (source.schema, len(source.cases)) == ("levels", 6)
+    splits = write_raw(source.cases, source.schema, source.channels, tmp_path / "raw", threads=2)
+    about = json.loads((tmp_path / "raw" / "dataset.json").read_text())
+    assert about["labels"] == {"background": 0, "L4": 1, "disc_below_L3": 2, "canal": 3}
+    assert all(("sub-1_a" in s["val"]) == ("sub-1_b" in s["val"]) for s in splits)
+    image = nib.load(tmp_path / "raw" / "imagesTr" / "sub-2_0000.nii.gz")
+    assert np.allclose(image.get_fdata(), source_of(scans).cases[2].images()[0].voxels_RAS)
 
 
 def test_folds_that_are_not_there_are_refused(scans, tmp_path):
