@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -87,14 +88,14 @@ class FoldTrainer(nnUNetTrainer):
         os.replace(f"{filename}.draft", filename)
 
     def on_epoch_end(self) -> None:
-        """nnU-Net's, then the epoch's figures to `history.jsonl` and to whoever listens."""
-        super().on_epoch_end()
+        """The epoch's figures to `history.jsonl`, nnU-Net's own end with its checkpoint, and then to whoever
+        listens: a process killed in between has written down what its checkpoint holds."""
         names = [
             name for name in self.dataset_json["labels"] if name not in ("background", "ignore")
         ]
         dice = self.logger.get_value("dice_per_class_or_region", step=-1)
         told = {
-            "epoch": float(self.current_epoch),
+            "epoch": float(self.current_epoch + 1),
             "train_loss": float(self.logger.get_value("train_losses", step=-1)),
             "validate_loss": float(self.logger.get_value("val_losses", step=-1)),
             "mean_dice": float(self.logger.get_value("mean_fg_dice", step=-1)),
@@ -103,6 +104,8 @@ class FoldTrainer(nnUNetTrainer):
         path = Path(self.output_folder) / HISTORY
         rows = [row for row in read_history(path) if row["epoch"] < told["epoch"]]
         path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, told]))
+        with mock.patch.object(self.logger, "plot_progress_png"):  # MLflow draws the curves
+            super().on_epoch_end()
         self.tell(told)
 
     def plot_network_architecture(self) -> None:
@@ -169,7 +172,13 @@ def train_fold(
     plans = json.loads((folder / f"{PLANS}.json").read_text())
     dataset = json.loads((folder / "dataset.json").read_text())
     latest = fold_folder(work, fold, recipe) / "checkpoint_latest.pth"
-    settings = {"recipe": recipe, "keep_every": keep_every, "tell": staticmethod(tell)}
+    console = sys.stdout
+
+    def tell_aloud(epoch: dict[str, float]) -> None:
+        with redirect_stdout(console):
+            tell(epoch)
+
+    settings = {"recipe": recipe, "keep_every": keep_every, "tell": staticmethod(tell_aloud)}
     kind = type("FoldTrainer", (trainer_class,), settings)
     variables = {"nnUNet_n_proc_DA": str(augment_processes), "nnUNet_compile": "f"}
     with nnunet_folders(work), environment(variables), _quiet(work, fold):

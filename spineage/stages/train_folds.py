@@ -7,7 +7,6 @@ goes on from there, and one that has ended trains nothing.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
@@ -20,33 +19,17 @@ import torch
 
 from spineage.engine.ddp import Worker, fit
 from spineage.errors import BadStudy
-from spineage.io import assemble, nnunet_folds
+from spineage.io import nnunet_folds
 from spineage.io.nnunet_folds import HISTORY, Recipe, fold_folder, read_history, result_folder
 from spineage.io.nnunet_import import import_segmenter
-from spineage.io.nnunet_raw import Case, cases_from_folders, cases_from_raw, write_raw
+from spineage.io.nnunet_raw import write_raw
 from spineage.io.nnunet_training import DATASET
-from spineage.io.parts import KEY, PartReader, find_parts
 from spineage.io.store import Store
 from spineage.io.tracking import Tracking, open_tracking
-from spineage.io.volumes import mask_from_row
-from spineage.science.foreign import TOOLS
-from spineage.science.geometry import Volume
-from spineage.stages.context import Context
-from spineage.tables import MASKS
+from spineage.stages.train_sources import Source
 
 EXPERIMENT = "spineage-segmenter"
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is learned from: the cases, the schema their labels are in, the channels of their images, and
-    words that name it in the record."""
-
-    cases: Sequence[Case]
-    schema: str
-    channels: Sequence[str]
-    about: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,51 +42,6 @@ class Machines:
     augment_processes: int = 0
     keep_every: int = 10
     mlflow: str | None = None
-
-
-def from_folders(images: str, labels: str, tool: str) -> Source:
-    """Image and label files; see `nnunet_raw.cases_from_folders`."""
-    cases = cases_from_folders(Path(images), Path(labels), tool)
-    channels = ["T2", *(f"channel {i}" for i in range(1, cases[0].num_images))]
-    return Source(cases, TOOLS[tool].schema, channels, {"kind": "folders", "labels_of": tool})
-
-
-def _image(row: dict[str, Any], max_gap_mm: float) -> list[Volume]:
-    return [assemble.read_scan(row, max_gap_mm=max_gap_mm)]
-
-
-def _mask(store: Store, row: dict[str, Any]) -> Volume:
-    return mask_from_row(
-        PartReader(store, MASKS).row(row["part"], row["scan_id"], row["source_digest"])
-    )
-
-
-def from_raw(folder: str, label_map: dict[str, str] | None) -> Source:
-    """A dataset in nnU-Net's raw layout; see `nnunet_raw.cases_from_raw`."""
-    cases, channels, schema = cases_from_raw(Path(folder), label_map)
-    return Source(cases, schema, channels, {"kind": "raw"})
-
-
-def from_masks(context: Context) -> Source:
-    """The scans of a study that have a mask: what one segmenter drew (and somebody looked at) teaches the
-    next. Raises BadStudy when there is no `masks` table yet."""
-    masks = find_parts(context.store, context.folder("segment"), MASKS)
-    if masks.empty:
-        raise BadStudy("this study has no masks yet: run `spineage segment` first")
-    people = context.read("scans", [*KEY, "person_id"])
-    rows = masks.merge(context.read("sources"), on=KEY).merge(people, on=KEY).sort_values(KEY)
-    gap = context.study.ingest.max_station_gap_mm
-    cases = [
-        Case(
-            str(row["scan_id"]),
-            str(row["person_id"]),
-            functools.partial(_image, row, gap),
-            functools.partial(_mask, context.store, row),
-        )
-        for row in ({str(k): v for k, v in r.items()} for r in rows.to_dict("records"))
-    ]
-    about = {"kind": "masks", "segment": context.fingerprint("segment")}
-    return Source(cases, "levels", ["T2"], about)
 
 
 def train_folds(
@@ -139,7 +77,9 @@ def train_folds(
     tracking = open_tracking(machines.mlflow, Store(str(work)), EXPERIMENT)
     run_id = tracking.open_run("train-segmenter", str(work))
     tracking.log_params(run_id, told)
-    _train(work, recipe, folds, machines, _listener(tracking, run_id, recipe, say), loop)
+    listener = Listener(tracking, run_id, work, recipe, folds, say)
+    _train(work, recipe, folds, machines, listener, loop)
+    listener.catch_up()
     manifest = import_segmenter(
         result_folder(work, recipe), out, trust=True, orientation="RAS", domain=domain,
         folds=tuple(folds), origin={**told, "figures": figures(work, recipe, folds)},
@@ -202,26 +142,50 @@ def _train(
     )  # fmt: skip
 
 
-def _listener(
-    tracking: Tracking, run_id: str, recipe: Recipe, say: Say
-) -> Callable[[dict[str, float]], None]:
-    """Each epoch of each fold as a line and as MLflow metrics, while it goes on."""
+class Listener:
+    """Each epoch of each fold as a line and as MLflow metrics, while it goes on.
 
-    def listen(told: dict[str, float]) -> None:
-        if "fold" not in told:
-            return
-        epoch = dict(told)
-        fold, number = int(epoch.pop("fold")), int(epoch.pop("epoch"))
-        name = "all" if fold < 0 else str(fold)
-        say(
-            f"  fold {name} epoch {number}/{recipe.epochs}: loss {epoch['train_loss']:.3f}, "
+    A worker that is killed may not have told its last epoch: `catch_up` logs what the folds wrote down
+    since the listener was made and nobody heard.
+    """
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        run_id: str,
+        work: Path,
+        recipe: Recipe,
+        folds: Sequence[str],
+        say: Say,
+    ) -> None:
+        self._tracking, self._run_id, self._recipe, self._say = tracking, run_id, recipe, say
+        self._paths = {f: fold_folder(work, f, recipe) / HISTORY for f in folds}
+        self._heard = {
+            (fold, row["epoch"]) for fold, path in self._paths.items() for row in read_history(path)
+        }
+
+    def __call__(self, told: dict[str, float]) -> None:
+        if "fold" in told:
+            number = int(told["fold"])
+            epoch = {key: value for key, value in told.items() if key != "fold"}
+            self._hear("all" if number < 0 else str(number), epoch)
+
+    def catch_up(self) -> None:
+        """Log the epochs nobody heard."""
+        for fold, path in self._paths.items():
+            for row in read_history(path):
+                if (fold, row["epoch"]) not in self._heard:
+                    self._hear(fold, row)
+
+    def _hear(self, fold: str, epoch: dict[str, float]) -> None:
+        self._heard.add((fold, epoch["epoch"]))
+        number = int(epoch["epoch"])
+        self._say(
+            f"  fold {fold} epoch {number}/{self._recipe.epochs}: loss {epoch['train_loss']:.3f}, "
             f"validation {epoch['validate_loss']:.3f}, Dice {epoch['mean_dice']:.3f}"
         )
-        tracking.log_metrics(
-            run_id, {f"fold_{name}/{key}": value for key, value in epoch.items()}, number
-        )
-
-    return listen
+        figures = {f"fold_{fold}/{key}": v for key, v in epoch.items() if key != "epoch"}
+        self._tracking.log_metrics(self._run_id, figures, number)
 
 
 def _number(fold: str) -> float:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spineage.engine import session
 from spineage.errors import BadStudy
-from spineage.io.nnunet_folds import Recipe
-from spineage.io.segmenters import in_words
-from spineage.stages import train_folds
-from spineage.stages.context import Context
-from spineage.stages.entry import open_study
-from spineage.stages.import_segmenter import read_map
+
+if TYPE_CHECKING:
+    from spineage.stages.train_sources import Source
 
 
 def train(
@@ -55,6 +51,13 @@ def train(
             "domain is human or phantom; epochs, workers and processes are 1 or more; got "
             f"{domain}, {epochs}, {workers} and {processes}"
         )
+    from spineage.engine import (
+        session,  # after the checks: torch and nnU-Net take seconds to import
+    )
+    from spineage.io.nnunet_folds import Recipe
+    from spineage.io.segmenters import in_words
+    from spineage.stages import train_folds
+
     source = _source(images, labels, tool, raw, label_map, study, workspace)
     session.connect(ray, gpus_needed=float(workers * use_gpu))
     manifest: dict[str, Any] = train_folds.train_folds(
@@ -80,10 +83,15 @@ def _source(
     label_map: str | None,
     study: str | None,
     workspace: str | None,
-) -> train_folds.Source:
+) -> Source:
+    from spineage.stages import train_sources
+    from spineage.stages.context import Context
+    from spineage.stages.entry import open_study
+    from spineage.stages.import_segmenter import read_map
+
     if images and labels:
-        return train_folds.from_folders(images, labels, tool)
+        return train_sources.from_folders(images, labels, tool)
     if raw:
-        return train_folds.from_raw(raw, read_map(label_map) if label_map else None)
+        return train_sources.from_raw(raw, read_map(label_map) if label_map else None)
     assert study is not None
-    return train_folds.from_masks(Context(open_study(study, workspace)))
+    return train_sources.from_masks(Context(open_study(study, workspace)))

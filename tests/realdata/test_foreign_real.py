@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from spineage.errors import BadScan
+from spineage.io.nnunet_raw import cases_from_folders, write_raw
 from spineage.science.foreign import adapt
 from spineage.science.geometry import Volume, reorient
 from spineage.science.labels import LEVELS, SEMANTIC
@@ -56,3 +59,25 @@ def test_real_masks_are_not_taken_for_those_of_another_tool():
             adapt(volume, tool)
     with pytest.raises(BadScan, match="not of one scan"):
         adapt(names, "spineps-veridah", tissues.with_voxels(np.roll(tissues.voxels_RAS, 8, 2)))
+
+
+def test_real_masks_of_spineps_can_be_trained_on(tmp_path):
+    """Two people made of one: pairing, grids, names and turning to RAS+ on files as SPINEPS writes them."""
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    for person in ("sub-1", "sub-2"):
+        files = {
+            f"images/{person}_T2w.nii.gz": "sub-mri_label-6_T2w.nii.gz",
+            f"labels/{person}_seg-vert_msk.nii.gz": "sub-mri_seg-vert_label-6_msk.nii.gz",
+            f"labels/{person}_seg-spine_msk.nii.gz": "sub-mri_seg-subreg_label-6_msk.nii.gz",
+        }
+        for name, real in files.items():
+            (tmp_path / name).symlink_to(FOLDER / real)
+    cases = cases_from_folders(tmp_path / "images", tmp_path / "labels", "spineps-veridah")
+    write_raw(cases, "levels", ["T2"], tmp_path / "raw", threads=1)
+    about = json.loads((tmp_path / "raw" / "dataset.json").read_text())
+    assert list(about["labels"]) == [
+        "background", "C5", "C6", "C7", "disc_below_C5", "disc_below_C6", "canal", "cord"
+    ]  # fmt: skip
+    image = nib.load(tmp_path / "raw" / "imagesTr" / "sub-1_0000.nii.gz")
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from spineage.io.parquet import write_part
 from spineage.io.segmenters import read_manifest
 from spineage.io.volumes import pack, place_to_cells
 from spineage.science.geometry import Volume
-from spineage.stages import train_folds, train_own
+from spineage.stages import train_folds, train_own, train_sources
 from spineage.stages.context import Context
 from spineage.study import study_from
 from spineage.tables import MASKS, SCANS, SOURCES, Table
@@ -53,8 +56,8 @@ def scans(tmp_path_factory):
     return folder
 
 
-def source_of(scans: Path) -> train_folds.Source:
-    return train_folds.from_folders(str(scans / "images"), str(scans / "labels"), "totalspineseg")
+def source_of(scans: Path) -> train_sources.Source:
+    return train_sources.from_folders(str(scans / "images"), str(scans / "labels"), "totalspineseg")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +200,7 @@ def test_the_masks_of_a_study_are_learned_from_person_by_person(scans, tmp_path)
     context = Context(study_from({"workspace": str(tmp_path)}), say=lambda text: None)
     context._fingerprints = {"ingest": "here", "segment": "here"}
     with pytest.raises(BadStudy, match="spineage segment"):
-        train_folds.from_masks(context)
+        train_sources.from_masks(context)
     for number, case in enumerate(source_of(scans).cases):
         labels, key = case.labels(), {"scan_id": case.name, "source_digest": f"{number:064d}"}
         file = {"location": str(scans / "images" / f"{case.name}.nii.gz"), "kind": "nifti"}
@@ -209,7 +212,7 @@ def test_the_masks_of_a_study_are_learned_from_person_by_person(scans, tmp_path)
             stage = "segment" if table is MASKS else "ingest"
             row = filled(table, **key, **values)
             write_part(context.store, context.folder(stage), table, [row], case.name)
-    source = train_folds.from_masks(context)
+    source = train_sources.from_masks(context)
     assert (source.schema, len(source.cases)) == ("levels", 6)
     splits = write_raw(source.cases, source.schema, source.channels, tmp_path / "raw", threads=2)
     about = json.loads((tmp_path / "raw" / "dataset.json").read_text())
@@ -309,3 +312,16 @@ def test_what_the_command_is_told_must_make_sense(tmp_path, change, words):
     with pytest.raises(BadStudy) as error:
         train_own.train(str(tmp_path / "out"), **{**told, **change})
     assert words in str(error.value)
+
+
+def test_the_job_is_the_command_and_fails_in_one_sentence(tmp_path):
+    root = Path(train_folds.__file__).parents[2]
+    job = root / "jobs" / "train_segmenter.py"
+    assert len(job.read_text().splitlines()) <= 40
+    done = subprocess.run(
+        [sys.executable, str(job), "--out", str(tmp_path / "out"), "--images", "nowhere"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("spineage: name one source of scans")
+    assert len(done.stderr.strip().splitlines()) == 1
