@@ -136,18 +136,68 @@ def make_phantom(
 @app.command("train-segmenter")
 def train_segmenter(
     out: Annotated[str, typer.Option(help="folder for the imported weights")],
-    people: Annotated[int, typer.Option(help="synthetic people to train on")] = 100,
-    seed: Annotated[int, typer.Option()] = 2511,
-    iterations: Annotated[int, typer.Option(help="training steps")] = 1300,
+    images: Annotated[str | None, typer.Option(help="folder of NAME.nii.gz to learn from")] = None,
+    labels: Annotated[str | None, typer.Option(help="folder of their label files, NAME*")] = None,
+    schema: Annotated[
+        str,
+        typer.Option(
+            help="what the label files hold: levels, semantic (ours), totalspineseg, spineps, "
+            "spineps-veridah, vertebrae_mr or total_mr"
+        ),
+    ] = "levels",
+    raw: Annotated[
+        str | None, typer.Option(help="instead: a dataset in nnU-Net's raw layout")
+    ] = None,
+    label_map: Annotated[
+        str | None, typer.Option(help="with --raw, JSON: a name in dataset.json to our name")
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", help="instead: the masks of this study")
+    ] = None,
+    workspace: Workspace = None,
+    work: Annotated[
+        str | None, typer.Option(help="folder that all machines see; a killed run goes on from it")
+    ] = None,
+    folds: Annotated[str, typer.Option(help='of 5, split by person, or "all"')] = "0,1,2,3,4",
+    configuration: Annotated[
+        str,
+        typer.Option(help="3d_fullres, 3d_lowres or 2d as nnU-Net plans it, or our small spine"),
+    ] = "3d_fullres",
+    epochs: Annotated[int, typer.Option(help="of 250 iterations")] = 1000,
+    domain: Annotated[str, typer.Option(help="human or phantom: whose scans these are")] = "human",
+    workers: Annotated[int, typer.Option(help="folds trained at once, one GPU each")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="a GPU for each worker")] = False,
+    processes: Annotated[int, typer.Option(help="for planning and, on GPU, augmentation")] = 8,
+    mlflow: Annotated[str | None, typer.Option(help="tracking URI; none: sqlite in --work")] = None,
+    ray: RayAddress = None,
+    people: Annotated[int, typer.Option(help="without data: synthetic people")] = 100,
+    seed: Annotated[int, typer.Option(help="of the synthetic people")] = 2511,
+    iterations: Annotated[int, typer.Option(help="training steps on synthetic people")] = 1300,
 ) -> None:
-    """Train the demo segmenter: nnU-Net's own planner and trainer on phantoms, then import it."""
+    """Train a segmenter with nnU-Net's own trainer, then import it.
 
-    def work() -> None:
-        from spineage.stages import train_segmenter as stage
+    On your scans (--images and --labels, --raw, or --study), a fold on each worker of a Ray cluster, taken
+    up again after a kill; or, with none of these, the demo segmenter on synthetic people.
+    """
 
-        stage.train(out, num_people=people, seed=seed, iterations=iterations)
+    def work_() -> None:
+        if not (images or labels or raw or study):
+            from spineage.stages import train_segmenter as stage
 
-    _ends(entry.guarded(work))
+            stage.train(out, num_people=people, seed=seed, iterations=iterations)
+            return
+        from spineage.stages import train_own
+
+        entry.say(
+            train_own.train(
+                out, images=images, labels=labels, tool=schema, raw=raw, label_map=label_map,
+                study=study, workspace=workspace, work=work, folds=folds, configuration=configuration,
+                epochs=epochs, domain=domain, workers=workers, use_gpu=gpu, processes=processes,
+                mlflow=mlflow, ray=ray, say=entry.say,
+            )
+        )  # fmt: skip
+
+    _ends(entry.guarded(work_))
 
 
 @app.command("import-segmenter")
@@ -157,33 +207,59 @@ def import_segmenter(
     ],
     out: Annotated[str, typer.Option(help="folder for the converted weights")],
     orientation: Annotated[
-        str, typer.Option(help="axes the model was trained on, e.g. RAS; nnU-Net does not reorient")
-    ],
+        str | None,
+        typer.Option(
+            help="axes of the files it was trained on (nibabel.aff2axcodes), e.g. RAS: nnU-Net does not "
+            "reorient; needed unless the layout is known"
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="a published model: totalspineseg-full, vertebrae_mr, total_mr, spineps; recognised by "
+            "its dataset.json, stating it makes sure"
+        ),
+    ] = None,
     domain: Annotated[str, typer.Option(help="human or phantom: what it was trained on")] = "human",
     label_map: Annotated[
         str | None, typer.Option(help="JSON file: a name in dataset.json to our name")
     ] = None,
     folds: Annotated[str | None, typer.Option(help='e.g. "0,1"; default: the model\'s own')] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="file in each fold, or checkpoint_best.pth")
+    ] = "checkpoint_final.pth",
     trust: Annotated[
         bool, typer.Option("--trust", help="the checkpoint is a pickle: you trust it")
     ] = False,
+    not_isolated: Annotated[
+        bool,
+        typer.Option(
+            "--not-isolated",
+            help="open the pickle in an ordinary process, with network and files: only where the machine "
+            "grants no other",
+        ),
+    ] = False,
 ) -> None:
-    """Convert a foreign nnU-Net v2 checkpoint, once, to safetensors + JSON."""
+    """Convert a foreign nnU-Net v2 model, once, to safetensors + JSON.
+
+    Any 2d, 3d_lowres or 3d_fullres network of any trainer; no cascade. Our names: background, vertebra,
+    disc, canal, cord, sacrum; or by level C1 to L6, disc_below_C2 to disc_below_L6, sacrum, canal, cord.
+    For regions the label map says what is in each and in no later one of regions_class_order. Models
+    that name levels only with their own tool's post-processing (TotalSpineSeg's two steps, SPINEPS'
+    instance and VERIDAH networks) are refused.
+
+    The pickle is opened in a process without network, files or environment; then never again.
+    """
 
     def work() -> None:
         from spineage.stages import import_segmenter as stage
 
         entry.say(
             stage.convert(
-                model,
-                out,
-                trust=trust,
-                orientation=orientation,
-                label_map=label_map,
-                folds=folds,
-                domain=domain,
+                model, out, trust=trust, orientation=orientation, layout=layout, label_map=label_map,
+                folds=folds, checkpoint=checkpoint, domain=domain, isolated=not not_isolated,
             )
-        )
+        )  # fmt: skip
 
     _ends(entry.guarded(work))
 

@@ -47,6 +47,9 @@ class Worker(Protocol):
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None = None) -> None:
         """Tell how it goes; every worker must call. Rank 0's `state` (tensors and plain values) is kept."""
 
+    def tell(self, metrics: dict[str, float]) -> None:
+        """Tell how one worker's own work goes; nobody waits for the others."""
+
 
 Loop = Callable[[Worker, dict[str, Any]], None]
 
@@ -87,15 +90,19 @@ class Alone:
             )  # as a file would: the loop goes on changing its tensors
         self.report_to(metrics)
 
+    def tell(self, metrics: dict[str, float]) -> None:
+        self.report_to(metrics)
+
 
 class InRay:
-    """One of several workers, inside Ray Train. `board` hears rank 0's reports, where somebody listens."""
+    """One of several workers, inside Ray Train. `board` hears rank 0's reports and what any
+    worker tells, where somebody listens."""
 
     def __init__(self, board: Queue | None) -> None:
         context = ray.train.get_context()
         self.rank, self.size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._board = board if self.rank == 0 else None
+        self._board = board
 
     def wrap(self, model: nn.Module) -> nn.Module:
         wrapped: nn.Module = ray.train.torch.prepare_model(model)
@@ -113,14 +120,18 @@ class InRay:
         return read_state(checkpoint) if checkpoint else None
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None = None) -> None:
-        if self._board is not None:  # an empty queue is falsy
-            self._board.put(metrics)
+        if self.rank == 0:
+            self.tell(metrics)
         if state is None or self.rank:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
             torch.save({"metrics": metrics, **state}, Path(folder) / STATE)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def tell(self, metrics: dict[str, float]) -> None:
+        if self._board is not None:  # an empty queue is falsy
+            self._board.put(metrics)
 
 
 def fit(

@@ -1,36 +1,74 @@
-"""The one place where a foreign pickle is opened: a process that writes safetensors and JSON, and ends.
+"""The one place where a foreign pickle is opened: a process that can reach nothing, writes tensors and a few
+words, and ends.
 
-python -m spineage.io.nnunet_pickle CHECKPOINT WEIGHTS FACTS
+python -m spineage.io.nnunet_pickle CHECKPOINT_FD WEIGHTS_FD FACTS_FD ROOM
+The first three are file descriptors opened by the caller; ROOM is an empty folder, or `-` for a process that
+is not isolated.
 """
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
+import os
 import sys
-from pathlib import Path
+import warnings
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
+
+from spineage.io.isolation import REFUSED, NoIsolation, isolate
 
 
-def unpickle(checkpoint: str, weights: str, facts: str) -> None:
+def unpickle(checkpoint: int, weights: int, facts: int, room: str) -> None:
     """Network weights out, each tensor once (nnU-Net's decoder names the encoder's again); the optimiser
     stays."""
-    opened = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    if room != "-":
+        _import_all()
+        isolate(room, (checkpoint, weights, facts))
+    with os.fdopen(checkpoint, "rb") as file:
+        opened = torch.load(file, map_location="cpu", weights_only=False)
     tensors: dict[tuple[int, torch.Size], tuple[str, torch.Tensor]] = {}
     for name, tensor in opened["network_weights"].items():
-        tensors.setdefault(
-            (tensor.data_ptr(), tensor.shape), (name.removeprefix("module."), tensor)
-        )
-    save_file(
-        {name: tensor.detach().clone().contiguous() for name, tensor in tensors.values()}, weights
-    )
+        plain = name.removeprefix("module.").removeprefix("_orig_mod.")
+        tensors.setdefault((tensor.data_ptr(), tensor.shape), (plain, tensor))
+    kept = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.values()}
+    with os.fdopen(weights, "wb") as file:
+        file.write(save(kept))
+    kernels = [(name, tensor.shape) for name, tensor in kept.items() if tensor.ndim >= 4]
+    heads = [shape[0] for name, shape in kernels if "seg_layers" in name]
     about = {
-        "trainer": opened["trainer_name"],
-        "configuration": opened["init_args"]["configuration"],
+        "trainer": str(opened["trainer_name"]),
+        "configuration": str(opened["init_args"]["configuration"]),
+        "num_channels": kernels[0][1][1] if kernels else None,
+        "num_heads": heads[-1] if heads else None,
+        "mirror_axes": [int(axis) for axis in opened.get("inference_allowed_mirroring_axes") or ()],
     }
-    Path(facts).write_text(json.dumps(about))
+    with os.fdopen(facts, "w") as file:
+        file.write(json.dumps(about))
+
+
+def _import_all() -> None:
+    """Everything that opening a checkpoint imports on the way: in the empty room nothing can be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("pathlib", "numpy.core.multiarray", "numpy._core.multiarray"):
+            importlib.import_module(name)
+    buffer = io.BytesIO()
+    sample = {"a": torch.zeros(1), "b": np.float64(1.5), "c": torch.device("cpu"), "d": np.ones(1)}
+    torch.save(sample, buffer)
+    buffer.seek(0)
+    torch.load(buffer, map_location="cpu", weights_only=False)
+    save({"a": torch.zeros(1)})
 
 
 if __name__ == "__main__":
-    unpickle(*sys.argv[1:])
+    try:
+        unpickle(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    except NoIsolation:
+        sys.exit(REFUSED)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -9,13 +9,16 @@ head is not a spine).
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -114,9 +117,14 @@ def train_nnunet(
         with redirect_stdout(console):
             on_epoch(epoch, total, dice)
 
-    with _nnunet_folders(scratch), open(scratch / "log.txt", "w") as log, redirect_stdout(log):
+    with (
+        nnunet_folders(scratch),
+        threads_for_pools(1),
+        open(scratch / "log.txt", "w") as log,
+        redirect_stdout(log),
+    ):
         _write_raw(cases, labels, scratch / "raw" / DATASET)
-        with _environment({"nnUNet_n_proc_DA": "1"}):  # 0 crashes the planner
+        with environment({"nnUNet_n_proc_DA": "1"}):  # 0 crashes the planner
             extract_fingerprint_dataset(DATASET_ID, num_processes=1, show_progress_bar=False)
             plan_experiment_dataset(DATASET_ID)
             preprocess_dataset(
@@ -125,7 +133,7 @@ def train_nnunet(
                 num_processes=(1,),
                 show_progress_bar=False,
             )
-        plans = _with_small_configuration(scratch / "preprocessed" / DATASET, features, batch_size)
+        plans = add_small_configuration(scratch / "preprocessed" / DATASET, features, batch_size)
         dataset = json.loads((scratch / "raw" / DATASET / "dataset.json").read_text())
         random.seed(seed)
         np.random.seed(seed)
@@ -137,7 +145,7 @@ def train_nnunet(
             "on_epoch": staticmethod(report),
         }
         kind = type("SpineTrainer", (SpineTrainer,), settings)
-        with _environment({"nnUNet_n_proc_DA": "0"}):  # augment in this process: repeatable
+        with environment({"nnUNet_n_proc_DA": "0"}):  # augment in this process: repeatable
             trainer = kind(
                 {**plans, "continue_training": False},
                 CONFIGURATION,
@@ -150,16 +158,17 @@ def train_nnunet(
 
 
 @contextmanager
-def _nnunet_folders(scratch: Path) -> Iterator[None]:
+def nnunet_folders(scratch: Path) -> Iterator[None]:
+    """nnU-Net's three folders, inside the block only."""
     folders = {f"nnUNet_{name}": scratch / name for name in ("raw", "preprocessed", "results")}
     for folder in folders.values():
-        folder.mkdir(parents=True)
-    with _environment({name: str(folder) for name, folder in folders.items()}):
+        folder.mkdir(parents=True, exist_ok=True)
+    with environment({name: str(folder) for name, folder in folders.items()}):
         yield
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     """Environment variables that hold inside the block only."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -168,6 +177,21 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def threads_for_pools(processes: int) -> Iterator[None]:
+    """With one process asked for, nnU-Net's pools are threads of this one: each process it spawns imports
+    torch again, which takes longer than a small dataset."""
+    if processes > 1:
+        yield
+        return
+
+    class Here:
+        Pool = ThreadPool
+
+    with mock.patch.object(multiprocessing, "get_context", return_value=Here):
+        yield
 
 
 def _write_raw(cases: Cases, labels: dict[str, int], folder: Path) -> None:
@@ -192,7 +216,7 @@ def _write_raw(cases: Cases, labels: dict[str, int], folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps(about))
 
 
-def _with_small_configuration(
+def add_small_configuration(
     folder: Path, features: tuple[int, ...], batch_size: int
 ) -> dict[str, Any]:
     """nnU-Net's plans plus a configuration of ours that inherits from 3d_fullres."""

@@ -18,8 +18,8 @@ from spineage.science.labels import LEVELS, SEMANTIC
 
 FILES = ("weights.safetensors", "plans.json", "dataset.json")
 IDENTITY = ("configuration", "orientation", "schema", "labels", "domain")
-"""Manifest keys that change the answer: the digest covers them too. The rest tells where the model is
-from."""
+"""Manifest keys that change the answer: the digest covers them too, and `mirror_axes` where it is said. The
+rest tells where the model is from."""
 
 SCHEMAS: dict[str, dict[str, int]] = {"semantic": SEMANTIC, "levels": LEVELS}
 
@@ -37,7 +37,8 @@ def digest_of(folder: Path, manifest: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for name in FILES:
         digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    digest.update(json.dumps({key: manifest[key] for key in IDENTITY}, sort_keys=True).encode())
+    keys = (*IDENTITY, *(("mirror_axes",) if "mirror_axes" in manifest else ()))
+    digest.update(json.dumps({key: manifest[key] for key in keys}, sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -73,3 +74,24 @@ def read_manifest(weights: str) -> dict[str, Any]:
             f"{what}: labels must be in the semantic or the levels schema; import it with a label map"
         )
     return manifest
+
+
+def in_words(manifest: dict[str, Any]) -> str:
+    """One line about a segmenter: for whoever imported it, and for the doctor."""
+    folds, channels = manifest.get("folds", []), manifest.get("channels", ["T2"])
+    told = [
+        f"segmenter {manifest['digest'][:12]}",
+        manifest.get("layout") or manifest.get("trained_by", ""),
+        f"{manifest['configuration']} of {len(folds)} fold{'s' * (len(folds) != 1)}",
+        f"{manifest['schema']} labels",
+        f"orientation {manifest['orientation']}",
+        f"trained on {manifest['domain']} scans",
+    ]
+    if len(channels) > 1:
+        told.append(f"{len(channels)} input channels ({', '.join(channels)})")
+    if manifest.get("lacks"):
+        told.append(
+            f"draws no {', '.join(manifest['lacks'])}, so what is measured on them, levels counted along "
+            "the canal included, will be refused"
+        )
+    return ", ".join(text for text in told if text)

@@ -33,6 +33,7 @@ def examine(study: Study | None) -> Iterator[Check]:
         "packages", True, ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
     )
     yield Check("devices", True, _devices())
+    yield Check("import", True, _import())
     if study is None:
         yield Check("study", True, "none named: give --study to check its inputs and services")
         return
@@ -53,6 +54,14 @@ def _tried(name: str, probe: Callable[[Study], str], study: Study) -> Check:
 def _devices() -> str:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return f"{os.cpu_count()} CPU cores, " + (", ".join(gpus) or "no GPU")
+
+
+def _import() -> str:
+    from spineage.io.isolation import is_possible
+
+    if is_possible():
+        return "a checkpoint can be opened in a process without network or files"
+    return "no process can be isolated here: run `spineage import-segmenter` on another machine"
 
 
 def _inputs(study: Study) -> str:
@@ -90,9 +99,9 @@ def _storage(study: Study) -> str:
 
 def _weights(study: Study) -> str:
     from spineage.io.nnunet import load_segmenter
+    from spineage.io.segmenters import in_words
 
-    segmenter = load_segmenter(study.segment.weights, device="cpu")
-    return f"segmenter {segmenter.digest[:12]}"
+    return in_words(load_segmenter(study.segment.weights, device="cpu").manifest)
 
 
 def _ray(study: Study) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spineage.errors import BadStudy
 from spineage.io.nnunet_import import import_segmenter
+from spineage.io.segmenters import in_words
 
 
 def convert(
@@ -14,13 +15,16 @@ def convert(
     out_folder: str,
     *,
     trust: bool,
-    orientation: str,
+    orientation: str | None = None,
+    layout: str | None = None,
     label_map: str | None = None,
     folds: str | None = None,
+    checkpoint: str = "checkpoint_final.pth",
     domain: str = "human",
+    isolated: bool = True,
 ) -> str:
-    """Import a model; the sentence that says what came of it. `label_map`: a JSON file {name in
-    dataset.json: our name}; `folds`: "0,1".
+    """Import a model; the sentences that say what came of it. `label_map`: a JSON file {name in
+    dataset.json: our name}; `folds`: "0,1"; the rest as `nnunet_import.import_segmenter`.
 
     Raises BadStudy in one sentence for everything that does not fit.
     """
@@ -30,19 +34,18 @@ def convert(
         out_folder,
         trust=trust,
         orientation=orientation,
-        label_map=_read_map(label_map) if label_map else None,
+        layout=layout,
+        label_map=read_map(label_map) if label_map else None,
         folds=names,
+        checkpoint=checkpoint,
         domain=domain,
+        isolated=isolated,
     )
-    return (
-        f"{out_folder}: {manifest['configuration']} of {len(manifest['folds'])} folds, "
-        f"{manifest['schema']} labels, "
-        f"orientation {manifest['orientation']}, digest {manifest['digest'][:12]}; "
-        f"set segment.weights to this folder"
-    )
+    return f"{out_folder}: {in_words(manifest)}; set segment.weights to this folder"
 
 
-def _read_map(path: str) -> dict[str, str]:
+def read_map(path: str) -> dict[str, str]:
+    """A label map from its JSON file. Raises BadStudy when it is none."""
     try:
         names = json.loads(Path(path).read_text())
     except OSError as error:

@@ -43,7 +43,7 @@ def recipe(context: Context) -> dict[str, Any]:
     """
     section = {**context.study.recipe("segment")["segment"]}
     weights = section.pop("weights")
-    require_one_channel(weights)
+    require_usable(weights)
     return {
         "schema": SCHEMA,
         "segment": section,
@@ -53,15 +53,21 @@ def recipe(context: Context) -> dict[str, Any]:
     }
 
 
-def require_one_channel(weights: str) -> None:
-    """A scan is one T2 image: raise BadStudy when the model looks at several together."""
-    read_manifest(weights)
+def require_usable(weights: str) -> None:
+    """A scan is one T2 image, and levels are counted along the canal: raise BadStudy when the model looks at
+    several images together or draws no canal."""
+    manifest = read_manifest(weights)
     dataset = json.loads((folder_of(weights) / "dataset.json").read_text())
     channels = dataset.get("channel_names", dataset.get("modality", {}))
     if len(channels) != 1:
         raise BadStudy(
             f"segment.weights: the model looks at {len(channels)} images of a person together "
             f"({', '.join(channels.values())}) and a scan is one T2 image: name a model of one channel"
+        )
+    if "canal" not in manifest["labels"].values():
+        raise BadStudy(
+            "segment.weights: the model draws no canal, along which levels are counted and whose fluid "
+            "signals are relative to, so every scan would be refused: name a model that draws it"
         )
 
 

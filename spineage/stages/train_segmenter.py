@@ -84,7 +84,9 @@ def train(
             features=features,
             on_epoch=on_epoch,
         )
-        manifest = import_segmenter(result, out, trust=True, orientation="RAS", domain="phantom")
+        manifest = import_segmenter(
+            result, out, trust=True, orientation="RAS", domain="phantom", isolated=False
+        )
     measured = evaluate(str(out), evaluate_people, seed + UNSEEN, say=say)
     manifest["origin"] = {
         "command": f"spineage train-segmenter --out OUT --people {num_people} --seed {seed} "

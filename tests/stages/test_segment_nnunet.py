@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from spineage.errors import BadScan, BadStudy
 from spineage.io.nnunet import Segmenter, load_segmenter
-from spineage.io.nnunet_import import import_segmenter
+from spineage.io.nnunet_import import import_segmenter, write_manifest
 from spineage.io.nnunet_networks import refuse_unsupported
+from spineage.io.segmenters import digest_of
 from spineage.science.geometry import Volume
 from spineage.science.labels import LEVELS, SEMANTIC
 from tests.stages.tiny_nnunet import LABELS, tiny_plans, write_tiny_model
@@ -33,7 +34,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def imported(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported") / "segmenter"
-    import_segmenter(model, folder, trust=True, domain="phantom")
+    import_segmenter(model, folder, trust=True, orientation="RAS", domain="phantom")
     return folder
 
 
@@ -75,7 +76,7 @@ def predicted_by_nnunet(model, volume, folds=("0",)):
 
 def test_folds_are_averaged_as_nnunet_averages_them(tmp_path):
     model = write_tiny_model(tmp_path / "model", folds=("0", "1"))
-    manifest = import_segmenter(model, tmp_path / "out", trust=True)
+    manifest = import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")
     volume = blob((8, 32, 64))
     ours = load_segmenter(str(tmp_path / "out")).segment(volume).voxels_RAS
     assert manifest["folds"] == ["0", "1"]
@@ -121,7 +122,7 @@ def test_code_in_a_trusted_pickle_runs_elsewhere_and_a_broken_one_is_one_sentenc
     model = write_tiny_model(tmp_path / "model")
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"not a pickle")
     with pytest.raises(BadStudy, match="fold 0 cannot be read"):
-        import_segmenter(model, tmp_path / "out", trust=True)
+        import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")
 
 
 def test_the_imported_weights_carry_no_optimiser_and_no_tensor_twice(model, imported):
@@ -162,9 +163,11 @@ def test_foreign_labels_need_a_map_and_are_written_in_our_schema(tmp_path):
     foreign = {"background": 0, "bone": 1, "nucleus": 2, "csf": 3, "cord": 4, "sacrum": 5}
     model = write_tiny_model(tmp_path / "model", labels=foreign)
     with pytest.raises(BadStudy, match="bone, csf, nucleus"):
-        import_segmenter(model, tmp_path / "out", trust=True)
+        import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")
     label_map = {"bone": "disc", "nucleus": "disc", "csf": "canal"}
-    manifest = import_segmenter(model, tmp_path / "out", trust=True, label_map=label_map)
+    manifest = import_segmenter(
+        model, tmp_path / "out", trust=True, orientation="RAS", label_map=label_map
+    )
     labels = load_segmenter(str(tmp_path / "out")).segment(blob((8, 32, 64))).voxels_RAS
     raw = predicted_by_nnunet(model, blob((8, 32, 64)))
     table = np.array([0, SEMANTIC["disc"], SEMANTIC["disc"], SEMANTIC["canal"], 4, 5])
@@ -176,7 +179,10 @@ def test_a_model_of_levels_is_told_from_a_model_of_tissues(tmp_path):
     model = write_tiny_model(
         tmp_path / "model", labels={"background": 0, "C2": 1, "disc_below_C2": 2}
     )
-    assert import_segmenter(model, tmp_path / "out", trust=True)["schema"] == "levels"
+    assert (
+        import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")["schema"]
+        == "levels"
+    )
     labels = load_segmenter(str(tmp_path / "out")).segment(blob((8, 32, 64))).voxels_RAS
     assert set(np.unique(labels)) <= {0, LEVELS["C2"], LEVELS["disc_below_C2"]}
 
@@ -234,17 +240,29 @@ def test_mirroring_needs_the_axes_that_the_model_was_trained_with(imported, tmp_
     for file in imported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    manifest.pop("mirror_axes", None)
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert manifest.pop("mirror_axes") == [0, 1, 2], "as the checkpoint says"
+    with_axes(tmp_path, manifest)
     with pytest.raises(BadStudy, match="mirror_axes"):
         load_segmenter(str(tmp_path), mirror=True)
-    manifest["mirror_axes"] = [0]
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with_axes(tmp_path, {**manifest, "mirror_axes": [0]})
     volume = blob((8, 32, 64))
     once = load_segmenter(str(tmp_path)).segment(volume).voxels_RAS
     assert not np.array_equal(
         once, load_segmenter(str(tmp_path), mirror=True).segment(volume).voxels_RAS
     )
+
+
+def test_mirror_axes_changed_after_the_import_are_noticed(imported, tmp_path):
+    for file in imported.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    write_manifest(tmp_path, {**manifest, "mirror_axes": [2]})
+    with pytest.raises(BadStudy, match="changed after the import"):
+        load_segmenter(str(tmp_path))
+
+
+def with_axes(folder, manifest):
+    write_manifest(folder, {**manifest, "digest": digest_of(folder, manifest)})
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])

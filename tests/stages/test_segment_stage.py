@@ -126,7 +126,7 @@ def test_a_scan_that_crashed_is_tried_again_and_one_that_was_refused_is_not(tmp_
 
 def test_the_address_follows_the_weights_and_not_where_they_lie(tmp_path, rows):
     here, there = tmp_path / "here", tmp_path / "there"
-    import_segmenter(write_tiny_model(tmp_path / "model"), here, trust=True)
+    import_segmenter(write_tiny_model(tmp_path / "model"), here, trust=True, orientation="RAS")
     shutil.copytree(here, there)
     prints = [
         context_of(tmp_path / "study", rows, segment={"weights": str(w)}).fingerprint("segment")
@@ -149,9 +149,22 @@ def test_how_the_network_looks_at_a_scan_is_part_of_the_address(tmp_path, rows):
     assert len(prints) == 3
 
 
+def test_a_model_without_a_canal_stops_the_study_before_any_work(tmp_path, rows):
+    bones = tmp_path / "bones"
+    labels = {"background": 0, "vertebra": 1, "disc": 2, "sacrum": 3}
+    import_segmenter(
+        write_tiny_model(tmp_path / "model", labels=labels), bones, trust=True, orientation="RAS"
+    )
+    context = context_of(tmp_path, rows, segment={"weights": str(bones)})
+    with pytest.raises(BadStudy, match="draws no canal"):
+        segment.run(context)
+
+
 def test_a_model_of_two_images_stops_the_study_before_any_work(tmp_path, rows):
     two = tmp_path / "two"
-    import_segmenter(write_tiny_model(tmp_path / "model", channels=2), two, trust=True)
+    import_segmenter(
+        write_tiny_model(tmp_path / "model", channels=2), two, trust=True, orientation="RAS"
+    )
     context = context_of(tmp_path, rows, segment={"weights": str(two)})
     with pytest.raises(BadStudy, match="2 images of a person"):
         segment.run(context)

@@ -1,0 +1,76 @@
+"""What a segmenter is trained on: files with labels of any known tool, nnU-Net's raw layout, or our masks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spineage.errors import BadStudy
+from spineage.io import assemble
+from spineage.io.nnunet_raw import Case, cases_from_folders, cases_from_raw
+from spineage.io.parts import KEY, PartReader, find_parts
+from spineage.io.store import Store
+from spineage.io.volumes import mask_from_row
+from spineage.science.foreign import TOOLS
+from spineage.science.geometry import Volume
+from spineage.stages.context import Context
+from spineage.tables import MASKS
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is learned from: the cases, the schema their labels are in, the channels of their images, and
+    words that name it in the record."""
+
+    cases: Sequence[Case]
+    schema: str
+    channels: Sequence[str]
+    about: dict[str, Any]
+
+
+def from_folders(images: str, labels: str, tool: str) -> Source:
+    """Image and label files; see `nnunet_raw.cases_from_folders`."""
+    cases = cases_from_folders(Path(images), Path(labels), tool)
+    channels = ["T2", *(f"channel {i}" for i in range(1, cases[0].num_images))]
+    return Source(cases, TOOLS[tool].schema, channels, {"kind": "folders", "labels_of": tool})
+
+
+def _image(row: dict[str, Any], max_gap_mm: float) -> list[Volume]:
+    return [assemble.read_scan(row, max_gap_mm=max_gap_mm)]
+
+
+def _mask(store: Store, row: dict[str, Any]) -> Volume:
+    return mask_from_row(
+        PartReader(store, MASKS).row(row["part"], row["scan_id"], row["source_digest"])
+    )
+
+
+def from_raw(folder: str, label_map: dict[str, str] | None) -> Source:
+    """A dataset in nnU-Net's raw layout; see `nnunet_raw.cases_from_raw`."""
+    cases, channels, schema = cases_from_raw(Path(folder), label_map)
+    return Source(cases, schema, channels, {"kind": "raw"})
+
+
+def from_masks(context: Context) -> Source:
+    """The scans of a study that have a mask: what one segmenter drew (and somebody looked at) teaches the
+    next. Raises BadStudy when there is no `masks` table yet."""
+    masks = find_parts(context.store, context.folder("segment"), MASKS)
+    if masks.empty:
+        raise BadStudy("this study has no masks yet: run `spineage segment` first")
+    people = context.read("scans", [*KEY, "person_id"])
+    rows = masks.merge(context.read("sources"), on=KEY).merge(people, on=KEY).sort_values(KEY)
+    gap = context.study.ingest.max_station_gap_mm
+    cases = [
+        Case(
+            str(row["scan_id"]),
+            str(row["person_id"]),
+            functools.partial(_image, row, gap),
+            functools.partial(_mask, context.store, row),
+        )
+        for row in ({str(k): v for k, v in r.items()} for r in rows.to_dict("records"))
+    ]
+    about = {"kind": "masks", "segment": context.fingerprint("segment")}
+    return Source(cases, "levels", ["T2"], about)
