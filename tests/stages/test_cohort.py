@@ -21,6 +21,8 @@ from spineage.study import study_from
 from spineage.tables import SCANS, TABLES, TRUTH
 
 KEYED = Keyed(b"k" * 32)
+FEW_DRAWS = {"num_neighbors": [10], "num_components": [3], "min_cluster_share": [0.08, 0.12],
+             "min_samples": [5], "num_seeds": 2, "num_bootstraps": 3}  # fmt: skip
 GROUPS = {
     "none": [],
     "worn": [("disc_desiccation", level, "mild") for level in ("L3/4", "L4/5", "C5/6", "T8/9")]
@@ -89,7 +91,12 @@ def findings_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def workspace(
-    folder: Path, table: pd.DataFrame, findings: pd.DataFrame | None, **section: Any
+    folder: Path,
+    table: pd.DataFrame,
+    findings: pd.DataFrame | None,
+    *,
+    stability: dict[str, Any] | None = None,
+    **section: Any,
 ) -> Planted:
     folder.mkdir(exist_ok=True)
     inputs: dict[str, Any] = {"key_file": str(folder / "key")}
@@ -98,7 +105,13 @@ def workspace(
         inputs["findings"] = str(folder / "findings.csv")
         findings.to_csv(inputs["findings"], index=False)
     study = study_from(
-        {"workspace": str(folder / "workspace"), "inputs": inputs, "cohort": section}
+        {
+            "workspace": str(folder / "workspace"),
+            "inputs": inputs,
+            "cohort": section,
+            "stability": stability or FEW_DRAWS,
+            "cluster": {"cohort_workers": 1},
+        }
     )
     context = Planted(study, say=lambda text: None)
     key = Keyed(load_key(study))
@@ -152,9 +165,9 @@ def test_another_process_gives_the_same_bits(done: Planted) -> None:
     people, matrix = cohort._people(scans, done.read("conditions"), features)
     stored = done.read("cohort").drop_duplicates("person_id").set_index("person_id")
     people["split"] = people.person_id.map(stored.split)
-    again, _ = decide(people, matrix, features, cohort._rule(done), done.study.seed)
-    again = again.set_index("person_id").loc[stored.index]
-    for column in ("cluster", "status", "umap_x", "umap_y"):
+    again = decide(people, matrix, features, cohort._rule(done), done.study.seed).people
+    again = again.assign(fit_status=again.status).set_index("person_id").loc[stored.index]
+    for column in ("cluster", "fit_status", "umap_x", "umap_y"):
         assert np.array_equal(again[column], stored[column]), column
 
 

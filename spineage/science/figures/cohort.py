@@ -48,12 +48,13 @@ def split_histograms(cohort: pd.DataFrame) -> Figure:
             panel.set_title(f"{split}, {(people['split'] == split).sum()} people")
         panels[0].set_ylabel("people")
         panels[0].yaxis.get_major_locator().set_params(integer=True)
-        handles = [_swatch(panels[0], SEX_COLOURS[sex], sex) for sex in _sexes(people)]
+        handles = [_swatch(panels[0], SEX_COLOURS[sex], sex) for sex in sexes_of(people)]
         panels[-1].legend(handles=handles, loc="upper right", handlelength=1)
     return figure
 
 
-def _sexes(people: pd.DataFrame) -> list[str]:
+def sexes_of(people: pd.DataFrame) -> list[str]:
+    """The recorded sexes that occur, in a fixed order."""
     return [sex for sex in SEX_COLOURS if (people["sex"] == sex).any()]
 
 
@@ -63,7 +64,7 @@ def _swatch(panel: Axes, colour: str, name: str):  # type: ignore[no-untyped-def
 
 def _histogram(panel: Axes, people: pd.DataFrame, edges: np.ndarray) -> None:
     bracket = bracket_of(column_of(people, "age_years"), edges)
-    sexes = _sexes(people) or ["O"]
+    sexes = sexes_of(people) or ["O"]
     width = 0.8 / len(sexes)
     for i, sex in enumerate(sexes):
         at = np.arange(len(edges) - 1) + (i - (len(sexes) - 1) / 2) * width
@@ -120,6 +121,7 @@ def cohort_map(cohort: pd.DataFrame) -> Figure:
             group = people[people["cluster"] == row.cluster]
             for status, marker, alpha in (
                 ("normal", "o", 0.9),
+                ("uncertain", "^", 0.7),
                 ("not_normal", "x", 0.8),
                 ("unknown", ".", 0.5),
             ):
