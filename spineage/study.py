@@ -135,6 +135,12 @@ class Cohort(Section):
         1.5,
         description="a person who carries more than this x the burden expected at that age is not normal",
     )
+    min_person_excess: float = Field(
+        4.0,
+        ge=0,
+        description="and by more than this: a few mild findings make no young person ill (on phantoms it "
+        "costs 0-6 points of sensitivity)",
+    )
     noise: Literal["judged", "not_normal", "unknown"] = Field(
         "judged",
         description="people of no cluster: judged together like a cluster, since HDBSCAN's noise is thin "

@@ -23,8 +23,9 @@ from spineage.study import Cohort, Study
 RULES = {
     "clusters": (
         "A cluster is normal when its people together carry at most {ratio} times the burden of "
-        "findings expected at their ages; a person who alone carries more than {person} times that is "
-        "not normal; whoever carries as little as the lowest {guard} is normal whatever else."
+        "findings expected at their ages; a person who alone carries more than {person} times that, and "
+        "{excess} more, is not normal; whoever carries as little as the lowest {guard} is normal whatever "
+        "else."
     ),
     "paper": (
         "What is known of the paper, taken literally: clusters above {share} that carry at most {ratio} "
@@ -33,7 +34,7 @@ RULES = {
     ),
     "burden": (
         "Each person is judged alone: not normal with more than {person} times the burden expected at "
-        "that age, and normal with as little as the lowest {guard}."
+        "that age and {excess} more, and normal with as little as the lowest {guard}."
     ),
     "percentile": (
         "Each person is judged alone: normal up to the {percentile} percentile of burden among training "
@@ -79,6 +80,7 @@ def rule_words(c: Cohort) -> str:
     said = RULES[c.rule].format(
         ratio=f"{c.max_burden_ratio:g}",
         person=f"{c.max_person_ratio:g}",
+        excess=f"{c.min_person_excess:g}",
         guard=percent(c.low_burden_quantile),
         share=percent(c.min_share),
         percentile=percent(c.max_percentile),

@@ -6,10 +6,11 @@ Burden is the sum of severities; expected is the burden of training people of th
   at their ages (indirect standardisation, as in a standardised mortality ratio; the population's is 1). The
   small groups together are judged in the same way, and so are people of no group unless `noise` says
   otherwise.
-  - a person who alone carries more than `max_person_ratio` x what is expected is not normal whatever the
-    group. Groups follow age more than illness: on phantoms of 80 to 2000 people no group was above its
-    limit, while this rule alone found 55-76 % of the people with planted degeneration at a specificity of
-    97-98 %.
+  - a person who alone carries more than `max_person_ratio` x what is expected, and `min_person_excess`
+    more, is not normal whatever the group. Groups follow age more than illness: on phantoms of 80 to 600
+    people no group was above its limit, while this rule alone found 69-72 % of the people with planted
+    degeneration at a specificity of 97-98 %. The excess is for the young: where many have no finding at
+    all, five mild ones are many times what is expected, and no illness.
   - guard: a person with as little burden as the lowest `low_burden_quantile` of people is normal whatever
     else. People without findings are near-identical vectors: they form an island of their own, which falls
     under the 15 % rule, and without the guard the healthiest would be labelled abnormal.
@@ -38,8 +39,6 @@ Bools = npt.NDArray[np.bool_]
 
 BY_CLUSTER = ("clusters", "paper")
 RULES = (*BY_CLUSTER, "burden", "percentile", "everyone")
-MIN_EXPECTED = 2.0
-"""Where less than two mild findings are expected (the young), a person is compared with two."""
 MIN_PEERS = 20
 """With fewer training people of an age and sex, the other sex counts too; then every age."""
 
@@ -57,6 +56,7 @@ class Rule:
     noise: str = "judged"
     max_percentile: float = 0.75
     percentile_window_years: float = 10.0
+    min_person_excess: float = 4.0
 
 
 def judge(
@@ -79,7 +79,9 @@ def judge(
     is_normal_group = {c: _is_normal(c, value, num_kept, rule) for c, value in ratios.items()}
     limit = low_burden_limit(people[fitted], rule)
     is_low = burden <= limit
-    is_heavy = burden > rule.max_person_ratio * np.maximum(expected, MIN_EXPECTED)
+    is_heavy = burden > np.maximum(
+        rule.max_person_ratio * expected, rule.min_person_excess + expected
+    )
     in_normal_group = people.cluster.map(is_normal_group).fillna(False).to_numpy(bool)
     is_known = ~np.isnan(ratio)  # nan: of no group, and training had no such people to judge by
     if rule.kind == "burden":

@@ -206,6 +206,7 @@ def _rule(context: Context) -> Rule:
         c.rule, c.min_share, c.low_burden_quantile, c.max_burden_ratio, c.max_person_ratio, recipe,
         noise=c.noise, max_percentile=c.max_percentile,
         percentile_window_years=c.percentile_window_years,
+        min_person_excess=c.min_person_excess,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ seeds and bootstraps there are: a run that was stopped goes on where it was, and
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,9 +127,8 @@ def _audit(
             for c, values in agreement.jaccard.items()
         ],
         "against_the_fit": [
-            {"fit": str(a), "consensus": str(b), "num_people": int(n)}
-            for (a, b), n in pd.crosstab(people.status, found).stack().items()  # type: ignore[misc]
-            if n
+            {"fit": fit, "consensus": said, "num_people": num}
+            for (fit, said), num in sorted(Counter(zip(people.status, found, strict=True)).items())
         ],
         "without_umap": {
             "num_people": len(rows),

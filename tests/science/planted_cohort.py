@@ -69,7 +69,11 @@ def population(
     rng = np.random.default_rng(seed)
     num_bare = round(island_share * num_people)
     rest = num_people - num_bare
-    matrices, ages, normal = [np.zeros((num_bare, len(FEATURES)))], [rng.uniform(25, 45, num_bare)], []
+    matrices, ages, normal = (
+        [np.zeros((num_bare, len(FEATURES)))],
+        [rng.uniform(25, 45, num_bare)],
+        [],
+    )
     normal += [True] * num_bare
     for kind in (*ARCHETYPES, OUTLIERS):
         num = round(kind.share * rest)

