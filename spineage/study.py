@@ -56,23 +56,31 @@ class Ingest(Section):
     """What counts as a sagittal T2 of the spine, and which stations make a scan."""
 
     min_echo_ms: float = Field(
-        55.0, description="T2 spine TSE is 70-130 ms; 3D TSE's effective TE lower"
+        55.0, ge=0, description="T2 spine TSE is 70-130 ms; 3D TSE's effective TE lower"
     )
-    min_repetition_ms: float = Field(1200.0, description="T2 TSE is 2000-6000 ms, 3D TSE 1200-2000")
-    max_tilt_degrees: float = Field(30.0, description="slice normal to the left-right axis")
-    min_slices: int = Field(5, description="fewer cannot cover a vertebral body")
+    min_repetition_ms: float = Field(
+        1200.0, ge=0, description="T2 TSE is 2000-6000 ms, 3D TSE 1200-2000"
+    )
+    max_tilt_degrees: float = Field(
+        30.0, ge=0, le=45, description="slice normal to the left-right axis"
+    )
+    min_slices: int = Field(5, ge=2, description="fewer cannot cover a vertebral body")
     max_slice_gap_error_mm: float = Field(
-        0.1, description="unevenness above it means a missing slice"
+        0.1, gt=0, description="unevenness above it means a missing slice"
     )
-    max_station_gap_mm: float = Field(2.0, description="stations further apart are not one spine")
+    max_station_gap_mm: float = Field(
+        2.0, ge=0, description="stations further apart are not one spine"
+    )
     min_extent_mm: float = Field(
-        150.0, description="along the body: a cervical station is 200 mm and more, a crop less"
+        150.0,
+        ge=0,
+        description="along the body: a cervical station is 200 mm and more, a crop less",
     )
     max_width_mm: float = Field(
-        160.0, description="side to side: a spine slab is 40-120 mm, a head or trunk wider"
+        160.0, gt=0, description="side to side: a spine slab is 40-120 mm, a head or trunk wider"
     )
     composed_extent_mm: float = Field(
-        450.0, description="a series this long shows the whole spine and is a scan alone"
+        450.0, gt=0, description="a series this long shows the whole spine and is a scan alone"
     )
 
 

@@ -8,7 +8,6 @@ import socket
 import warnings
 
 import ray
-import torch
 
 from spineage.errors import BadStudy
 
@@ -39,7 +38,10 @@ def _start(slots: int, gpus_needed: float) -> None:
 
     Ray listens on all of its addresses: only who has the token that Ray keeps in the user's home gets in.
     """
-    _require_gpus(gpus_needed, torch.cuda.device_count())
+    if gpus_needed:
+        import torch  # takes seconds: most verbs need neither it nor a GPU
+
+        _require_gpus(gpus_needed, torch.cuda.device_count())
     ray.init(
         num_cpus=slots,
         include_dashboard=False,

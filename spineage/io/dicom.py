@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import re
 import struct
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Final, cast
 
 import pydicom
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from spineage.errors import BadScan
 from spineage.io.bounded import Bounded
+from spineage.io.dicom_alike import Pattern, pattern_of
 from spineage.io.dicom_frames import first_groups, frames_of
 from spineage.io.dicom_start import plain_stream
 from spineage.io.dicom_values import number_of, numbers_of, quietly, terms_of, text_of
@@ -49,10 +51,13 @@ TAGS: Final = [
 ]  # fmt: skip
 
 SERIES_IDS: Final = ("StudyInstanceUID", "SeriesInstanceUID")
-OWN_TAGS: Final = {Tag("SOPInstanceUID"), Tag("ImagePositionPatient")}
+OWN_TAGS: Final = frozenset({Tag("SOPInstanceUID"), Tag("ImagePositionPatient")})
+SHARED_TAGS: Final = frozenset(TAGS) - OWN_TAGS
+BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 PIXEL_TAGS: Final = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}
 SAMPLE_BYTES: Final = 4096
+HEAD_BYTES: Final = 1 << 16  # holds nearly every header; one read instead of a thousand
 UNDEFINED: Final = 0xFFFFFFFF
 MAX_HEADER_BYTES: Final = 1 << 28  # 20,000 frames of 10 KB each
 MAX_ELEMENT_BYTES: Final = 1 << 26  # a sequence of known length is one element
@@ -67,18 +72,93 @@ def read_header(stream: BinaryIO, size: int, file_id: str, keyed: Keyed, exam_ke
     """
     with quietly():
         stream, size = plain_stream(stream, size)
-        dataset, header_bytes = _parse(stream, size)
-        _check_pixels_are_there(stream, dataset, header_bytes, size)
-        digest = hashlib.sha256(header_bytes)
+        head = stream.read(HEAD_BYTES)
+        found = _like_before(head, (keyed, exam_key)) or _parsed(
+            stream, head, size, keyed, exam_key
+        )
+        _check_pixels_are_there(stream, found.claim, found.num_bytes, size)
+        digest = hashlib.sha256(_bytes_at(stream, head, found.num_bytes))
         digest.update(_pixel_samples(stream, size))
-        return _header(dataset, digest, size, file_id, keyed, exam_key)
+        digest.update(f"{found.object_uid}:{size}".encode())
+        return replace(
+            found.header,
+            file_id=file_id,
+            object_id=keyed.series(f"object:{found.header.about.person_id}:{found.object_uid}"),
+            digest=digest.hexdigest(),
+        )
 
 
-def _parse(stream: BinaryIO, size: int) -> tuple[Dataset, bytes]:
-    """The header's elements that matter, and the bytes before the pixels."""
+@dataclass(frozen=True)
+class Claim:
+    """What a header says of its pixels: `order` of bytes, `<` or `>`, and how many it `needs`."""
+
+    order: str
+    needs: int
+    sop_class: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file's header without file id and digest, how long it is, and the object's own uid."""
+
+    header: Header
+    claim: Claim
+    num_bytes: int
+    object_uid: str
+
+
+def _parsed(stream: BinaryIO, head: bytes, size: int, keyed: Keyed, exam_key: str) -> Found:
+    """By pydicom; the next slices of the series will be known by it."""
+    dataset, num_bytes = _parse(stream, head, size)
+    object_uid = text_of(dataset, "SOPInstanceUID")
+    claim = _claim_of(dataset)
+    if not claim.sop_class or not object_uid:
+        raise BadScan("unreadable", "the header ends before it says what the object is")
+    _check_pixels_are_there(stream, claim, num_bytes, size)
+    found = Found(_header(dataset, object_uid, keyed, exam_key), claim, num_bytes, object_uid)
+    has_ids = all(text_of(dataset, name) for name in (*SERIES_IDS, exam_key))
+    if has_ids and len(found.header.frames) == 1:
+        pattern = pattern_of(head, dataset, SHARED_TAGS, OWN_TAGS)
+        if pattern:
+            _LATELY.appendleft(((keyed, exam_key), pattern, found))
+    return found
+
+
+_LATELY: Final[deque[tuple[tuple[Keyed, str], Pattern, Found]]] = deque(maxlen=8)
+"""Of series lately met, the last first: as many as are often told apart by nothing but their slices."""
+
+
+def _like_before(head: bytes, reader: tuple[Keyed, str]) -> Found | None:
+    """A slice of a series that was met lately: only its id and its place are read."""
+    for met_by, pattern, found in _LATELY:
+        match = pattern.match(head) if met_by == reader else None
+        if match:
+            own, num_bytes = match
+            object_uid = text_of(own, "SOPInstanceUID")
+            position_mm = cast(Vector | None, numbers_of(own, "ImagePositionPatient", 3))
+            frame = replace(found.header.frames[0], position_mm=position_mm)
+            header = replace(found.header, frames=(frame,))
+            return Found(header, found.claim, num_bytes, object_uid) if object_uid else None
+    return None
+
+
+def _bytes_at(stream: BinaryIO, head: bytes, num_bytes: int) -> bytes:
+    """The first bytes of the file, of which `head` has been read."""
+    if num_bytes <= len(head):
+        return head[:num_bytes]
+    stream.seek(0)
+    return stream.read(num_bytes)
+
+
+def _parse(stream: BinaryIO, head: bytes, size: int) -> tuple[Dataset, int]:
+    """The header's elements that matter, and where the pixels begin. head: the first bytes of the stream."""
+    parsed = _parse_head(head)
+    if parsed:
+        return parsed
+    stream.seek(0)
     bounded = cast(BinaryIO, Bounded(stream, size, MAX_ELEMENT_BYTES))
     try:
-        dataset = pydicom.dcmread(bounded, stop_before_pixels=True, specific_tags=TAGS, force=True)
+        dataset = _elements(bounded)
     except BadScan:
         raise
     except Exception as error:  # pydicom raises a dozen types; their texts quote values
@@ -86,36 +166,53 @@ def _parse(stream: BinaryIO, size: int) -> tuple[Dataset, bytes]:
     end = min(stream.tell(), size)  # an element may claim to end beyond the file
     if end > MAX_HEADER_BYTES:
         raise BadScan("too_large", f"the header is longer than {MAX_HEADER_BYTES} bytes")
-    stream.seek(0)
-    return dataset, stream.read(end)
+    return dataset, end
 
 
-def _check_pixels_are_there(
-    stream: BinaryIO, dataset: Dataset, header_bytes: bytes, size: int
-) -> None:
-    """Pixel data follow the header and are as long as they say they are."""
-    sop_class = text_of(dataset, "SOPClassUID")
-    if not sop_class or not text_of(dataset, "SOPInstanceUID"):
-        raise BadScan("unreadable", "the header ends before it says what the object is")
+def _parse_head(head: bytes) -> tuple[Dataset, int] | None:
+    """The same from memory, when all of the header is there; None when it is not, or not sound.
+
+    A parse that ends at the pixels has met no element that reaches beyond these bytes.
+    """
+    stream = io.BytesIO(head)
+    try:
+        dataset = _elements(stream)
+    except Exception:  # the stream may tell more: it is asked again from its start
+        return None
+    end = stream.tell()
+    order = _claim_of(dataset).order
+    is_whole = len(head) >= end + 4 and struct.unpack_from(f"{order}HH", head, end) in PIXEL_TAGS
+    return (dataset, end) if is_whole else None
+
+
+def _elements(stream: BinaryIO) -> Dataset:
+    return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
+
+
+def _claim_of(dataset: Dataset) -> Claim:
     syntax = text_of(getattr(dataset, "file_meta", None), "TransferSyntaxUID")
-    order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
-    stream.seek(len(header_bytes))
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    return Claim(order, _uncompressed_bytes(dataset), text_of(dataset, "SOPClassUID"))
+
+
+def _check_pixels_are_there(stream: BinaryIO, claim: Claim, num_bytes: int, size: int) -> None:
+    """Pixel data follow the header and are as long as they say they are."""
+    stream.seek(num_bytes)
     start = stream.read(12)
-    if len(start) < 8 or struct.unpack(f"{order}HH", start[:4]) not in PIXEL_TAGS:
-        if "Image Storage" in pydicom.uid.UID(sop_class).name:
+    if len(start) < 8 or struct.unpack(f"{claim.order}HH", start[:4]) not in PIXEL_TAGS:
+        if "Image Storage" in pydicom.uid.UID(claim.sop_class).name:
             raise BadScan("truncated", "an image object that ends before its pixels")
         raise BadScan("no_pixels", "a DICOM object of a kind without a picture")
     has_vr = start[4:6] in (b"OW", b"OB", b"OF", b"OD")
-    length = struct.unpack(f"{order}I", start[8:12] if has_vr else start[4:8])[0]
-    stream.seek(len(header_bytes) + (12 if has_vr else 8))
+    length = struct.unpack(f"{claim.order}I", start[8:12] if has_vr else start[4:8])[0]
+    stream.seek(num_bytes + (12 if has_vr else 8))
     if length == UNDEFINED:
         _check_fragments(stream, size)
         return
     if stream.tell() + length > size:
         raise BadScan("truncated", "the file ends before its pixels do")
-    needed = _uncompressed_bytes(dataset)
-    if length < needed:
-        shown = min(needed, 10**12)  # what the header claims may have hundreds of digits
+    if length < claim.needs:
+        shown = min(claim.needs, 10**12)  # what the header claims may have hundreds of digits
         raise BadScan("bad_pixels", f"{length} bytes of pixels, the header needs {shown}")
 
 
@@ -152,55 +249,7 @@ def _uncompressed_bytes(dataset: Dataset) -> int:
     )
 
 
-def _header(
-    dataset: Dataset, digest: hashlib._Hash, size: int, file_id: str, keyed: Keyed, exam_key: str
-) -> Header:
-    object_uid = text_of(dataset, "SOPInstanceUID")
-    digest.update(f"{object_uid}:{size}".encode())
-    shared = _what_slices_share(dataset, keyed, exam_key)
-    header = _LIKE_BEFORE.get(shared) if shared else None
-    if header is None:
-        header = _fresh_header(dataset, object_uid, keyed, exam_key)
-        if shared and len(header.frames) == 1:
-            if len(_LIKE_BEFORE) == MAX_LIKE_BEFORE:
-                _LIKE_BEFORE.clear()
-            _LIKE_BEFORE[shared] = header
-    position_mm = numbers_of(dataset, "ImagePositionPatient", 3)
-    frames = (
-        (replace(header.frames[0], position_mm=cast(Vector | None, position_mm)),)
-        if shared and len(header.frames) == 1
-        else header.frames
-    )
-    return replace(
-        header,
-        file_id=file_id,
-        object_id=keyed.series(f"object:{header.about.person_id}:{object_uid}"),
-        digest=digest.hexdigest(),
-        frames=frames,
-    )
-
-
-Shared = tuple[object, ...]
-MAX_LIKE_BEFORE: Final = 64
-_LIKE_BEFORE: Final[dict[Shared, Header]] = {}
-"""Headers by the bytes that all slices of a series have in common: only id and position are read anew."""
-
-
-def _what_slices_share(dataset: Dataset, keyed: Keyed, exam_key: str) -> Shared | None:
-    """Every element but the object's id and its position; None for what is not a single classic slice."""
-    if any(text_of(dataset, name) == "" for name in (*SERIES_IDS, exam_key)):
-        return None  # the object's own id stands in for a missing one
-    shared: list[object] = [keyed, exam_key, str(dataset.original_character_set)]
-    for tag in dataset.keys():  # noqa: SIM118 - a Dataset iterates over converted elements
-        element = dataset.get_item(tag)
-        if not isinstance(element, RawDataElement):
-            return None  # a sequence
-        if tag not in OWN_TAGS:
-            shared += (tag, element.VR, element.value, element.is_little_endian)
-    return tuple(shared)
-
-
-def _fresh_header(dataset: Dataset, object_uid: str, keyed: Keyed, exam_key: str) -> Header:
+def _header(dataset: Dataset, object_uid: str, keyed: Keyed, exam_key: str) -> Header:
     study_uid = text_of(dataset, "StudyInstanceUID") or object_uid
     exam_raw = text_of(dataset, exam_key) or study_uid
     frames = frames_of(dataset)

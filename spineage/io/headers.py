@@ -157,8 +157,8 @@ def kind_of(stream: BinaryIO) -> str:
 
 
 def _is_bare_dicom(start: bytes) -> bool:
-    """A dataset without preamble begins with a group 0008 element of at most a few hundred bytes."""
-    if len(start) < 8 or start[:2] != b"\x08\x00" or start[3] != 0:
+    """Without preamble a file begins with a short element of group 0008, or of the meta group 0002."""
+    if len(start) < 8 or start[:2] not in (b"\x08\x00", b"\x02\x00") or start[3] != 0:
         return False
     has_vr = start[4:6].isalpha() and start[4:6].isupper()
     length = int.from_bytes(start[6:8] if has_vr else start[4:8], "little")

@@ -26,7 +26,7 @@ from spineage.io.store import Store
 from spineage.stages.context import Context, digest_of
 from spineage.tables import HEADERS
 
-SCHEMA = 4  # raise it when the same file gives another header
+SCHEMA = 5  # raise it when the same file gives another header
 CUT = 64
 """One name in so many ends a chunk: large ones would leave one worker with the last."""
 MAX_CHUNK = 256

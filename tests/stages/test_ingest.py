@@ -40,7 +40,7 @@ from spineage.science.series import Header
 from spineage.stages import ingest, ingest_groups, ingest_scan, show
 from spineage.stages.context import Context
 from spineage.stages.ingest_tables import limits_of
-from spineage.study import Ingest, Inputs, Study
+from spineage.study import Ingest, Inputs, Study, study_from
 from tests.stages.dicom_makers import shaded, uid, write_enhanced, write_sagittal
 
 KEY = "a key for tests, 16 bytes or more"
@@ -281,7 +281,7 @@ def test_a_header_does_not_depend_on_the_headers_read_before(archive: Path) -> N
     files = list_input(str(archive))
     together = read_chunk(Chunk(files, Keyed(b"k" * 32), "StudyInstanceUID"))
     for seen, read in zip(files, together, strict=True):
-        dicom._LIKE_BEFORE.clear()
+        dicom._LATELY.clear()
         assert read_file(seen, Keyed(b"k" * 32), "StudyInstanceUID") == [read]
     (other_key,) = read_file(files[0], Keyed(b"l" * 32), "StudyInstanceUID")
     assert other_key.header.about.person_id != together[0].header.about.person_id
@@ -951,3 +951,20 @@ def test_packed_dicom_is_told_to_be_unpacked(archive: Path, pack: Callable[[byte
     path = write_sagittal(archive, TALL)[0]
     (archive / "slice.dcm.packed").write_bytes(pack(path.read_bytes()))
     assert code_of_file(archive, "packed") == "not_unpacked"
+
+
+def test_files_that_begin_with_their_meta_elements_are_dicom(archive: Path) -> None:
+    """Some archives drop preamble and prefix (PS3.10 7.1) and keep group 0002."""
+    for path in write_sagittal(archive, TALL):
+        path.write_bytes(path.read_bytes()[132:])
+    context = ingested(archive)
+    assert list(context.read("series").code) == [""]
+    assert np.array_equal(volume_of(context).voxels_RAS, TALL.voxels_RAS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("min_slices", -3), ("max_tilt_degrees", 90), ("max_station_gap_mm", -1)]
+)
+def test_a_limit_that_makes_no_sense_is_refused(key: str, value: int) -> None:
+    with pytest.raises(BadStudy, match=f"ingest.{key}"):
+        study_from({"ingest": {key: value}})

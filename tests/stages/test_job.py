@@ -31,7 +31,7 @@ def free_port() -> int:
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[str]:
     """`ray start --head` in its own process group; its dashboard's address."""
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent, agent_grpc = (free_port() for _ in range(4))
     bin_folder = str(Path(sys.executable).parent)
     env = {**environment(), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
     short = tempfile.mkdtemp(prefix="ray-")  # a socket's path has 107 bytes at most
@@ -41,6 +41,8 @@ def head(tmp_path: Path) -> Iterator[str]:
             f"{bin_folder}/ray", "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats",
             f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
             "--node-ip-address=127.0.0.1", f"--temp-dir={short}",
+            # the tests' own session has the default ports, and an agent without its port takes no job
+            f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}",
         ],
         env=env, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
@@ -55,7 +57,7 @@ def head(tmp_path: Path) -> Iterator[str]:
     yield address
     os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(20)
+        process.wait(5)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
