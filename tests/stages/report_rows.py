@@ -386,9 +386,18 @@ def audit(cohort: pd.DataFrame) -> dict[str, Any]:
     return {
         "outcome": "clustered", "low_burden_limit": 1.0, "num_normal_by_guard": 3, "population": described,
         "groups": [group], "noise": "people of no group are judged together", "num_not_normal_by_person": 2,
-        "findings": {"conditions": ["disc bulge, lumbar"], "population": [0.3], "groups": {"0": [0.9]}},
+        "findings": _findings(),
         "stability": _drawn_again(), "alternatives": [_under("clusters", 20), _under("paper", 9)],
     }  # fmt: skip
+
+
+def _findings() -> dict[str, Any]:
+    conditions = [f"disc bulge, {region}" for region in ("cervical", "thoracic", "lumbar")]
+    return {
+        "conditions": conditions,
+        "population": [0.1, 0.2, 0.3],
+        "groups": {"0": [0.2, 0.5, 0.9]},
+    }
 
 
 def _under(rule: str, num_normal: int) -> dict[str, Any]:

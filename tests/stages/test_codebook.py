@@ -18,11 +18,10 @@ def test_show_conditions_codebook_lists_the_215_features() -> None:
     codes = {e["finding"]: e["snomed"] for e in entries}
     assert codes["scoliosis"] == "298382003"
     assert codes["modic"] is None
-    for finding in ("disc_bulge", "disc_protrusion", "disc_extrusion", "disc_desiccation", "disc_height_loss",
-                    "osteophytes", "central_stenosis", "foraminal_stenosis", "facet_arthropathy", "fracture",
-                    "ligamentum_flavum", "spondylolisthesis", "modic", "schmorl_node", "scoliosis", "kyphosis",
-                    "haemangioma", "cord_signal_change", "surgical_fusion", "laminectomy"):  # fmt: skip
-        assert finding in codes
+    needed = """disc_bulge disc_protrusion disc_extrusion disc_desiccation disc_height_loss osteophytes
+        central_stenosis foraminal_stenosis facet_arthropathy fracture ligamentum_flavum spondylolisthesis
+        modic schmorl_node scoliosis kyphosis haemangioma cord_signal_change surgical_fusion laminectomy"""
+    assert set(needed.split()) <= set(codes)
 
 
 def test_it_is_a_table_for_people_too_and_no_other_table_has_one() -> None:

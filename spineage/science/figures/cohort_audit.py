@@ -51,7 +51,11 @@ def findings_by_group(audit: Mapping[str, Any]) -> Figure:
     with look():
         figure = new_figure(2.6 + 1.15 * len(heads), 1.3 + 0.3 * len(share_CG))
         axes = figure.subplots()
-        axes.imshow(share_CG, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        rows, columns = (np.arange(n + 1) - 0.5 for n in share_CG.shape)
+        axes.pcolormesh(
+            columns, rows, share_CG, cmap="Blues", vmin=0, vmax=1, edgecolors="white", lw=1
+        )
+        axes.invert_yaxis()
         for row, column in np.ndindex(share_CG.shape):
             value = share_CG[row, column]
             axes.text(
@@ -111,6 +115,7 @@ def _ages(panel: Axes, own: pd.DataFrame, source: pd.DataFrame, edges: np.ndarra
     overall = np.bincount(bracket_of(column_of(source, "age_years"), edges), minlength=num)
     panel.stairs(overall / len(source), np.arange(num + 1) - 0.5, color=INK, lw=1.2)
     panel.set_xticks(at, bracket_names(edges), rotation=60, ha="right", fontsize=7)
+    panel.tick_params(labelbottom=True)
     panel.grid(axis="x", visible=False)
 
 
@@ -124,11 +129,12 @@ def normal_probability(
     with look():
         figure = new_figure(9.2, max(2.8, 0.8 + 0.17 * len(rows)))
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-        bins = np.linspace(0, 1, 21)
-        for status in ("not_normal", "uncertain", "normal"):
-            some = people.loc[people["consensus"] == status, "normal_probability"]
-            left.hist(some, bins, color=STATUS_COLOURS[status],
-                      label=f"{STATUS_NAMES[status]}, n = {len(some)}")  # fmt: skip
+        statuses = ("not_normal", "uncertain", "normal")
+        some = [people.loc[people["consensus"] == s, "normal_probability"] for s in statuses]
+        left.hist(
+            some, np.linspace(0, 1, 21), stacked=True, color=[STATUS_COLOURS[s] for s in statuses],
+            label=[f"{STATUS_NAMES[s]}, n = {len(p)}" for s, p in zip(statuses, some, strict=True)],
+        )  # fmt: skip
         for limit in (not_normal_at, normal_at):
             left.axvline(limit, color=INK, lw=0.9, ls=":")
         left.set(xlabel="share of draws that call the person normal", ylabel="people (log)")
