@@ -44,7 +44,12 @@ FAULTS: dict[str, str] = {
     "incomplete_spine": "the scan does not show the spine from C2 to the sacrum",
     "levels_unknown": "vertebrae cannot be counted with confidence",
     "empty_mask": "no spine was found",
-    "implausible_mask": "the mask is too small, too large or broken",
+    "implausible_mask": "the mask is no spine: tissues are missing, upside down, back to front or mixed up",
+    "cut_off": "the image's sides cut off too many bodies and discs",
+    "one_sided": "the mask shows one side of the vertebrae only",
+    "broken_mask": "the canal is interrupted, or a body or disc is in pieces",
+    "implausible_size": "a height, volume or length is no human's, or unlike its neighbours",
+    "implausible_signal": "discs outshine the fluid: not T2-weighted, or the mask lies beside the spine",
     "outside_model": "the scan is unlike what the model was trained on",
     # the machine
     "crashed": "the scan killed its worker each time; tried again at the next run",

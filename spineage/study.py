@@ -90,8 +90,54 @@ class Segment(Section):
     weights: str = Field(
         "demo", description="'demo' (trained on phantoms) or a folder of import-segmenter"
     )
+    mode: Literal["exact", "fast"] = Field(
+        "exact",
+        description="nnU-Net's own tiles over all of the scan; 'fast' finds the spine first and sees its box "
+        "in fewer tiles: several times faster, Dice within 0.005",
+    )
+    mirror: bool = Field(
+        False, description="average over flips as in training: 8 times the work for little"
+    )
     min_levels: int = Field(22, description="vertebrae from C2 to L5 are 23, 22 with a fused one")
     max_levels: int = Field(24, description="24 with an additional lumbar one")
+    min_coverage: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="bodies and discs whole in the image: a slab of 57 mm may cut L3-L5, 0.8 and more",
+    )
+    max_off_centre: float = Field(
+        0.35,
+        description="bodies' uneven reach about the canal: upright spines 0.07, rotated ones more",
+    )
+    max_loose_share: float = Field(
+        0.4, description="of one body or disc apart from its rest: true masks at 4 mm reach 0.18"
+    )
+    max_canal_gap_mm: float = Field(
+        30.0, description="a vertebra's height: a tight stenosis or a void of metal hides less"
+    )
+    min_cord_inside: float = Field(0.9, description="no spine has a cord outside its canal")
+    min_discs_in_front: float = Field(0.9, description="no spine has a disc behind its canal")
+    length_mm: tuple[float, float] = Field(
+        (330.0, 750.0),
+        description="top disc to lowest: 0.29 of the body height, of people of 1.30 to 2.30 m",
+    )
+    body_height_mm: tuple[float, float] = Field(
+        (4.0, 50.0), description="from a vertebra plana to a tall man's C2 with its dens"
+    )
+    disc_height_mm: tuple[float, float] = Field(
+        (1.0, 22.0), description="collapsed discs keep 1-2 mm, the tallest lumbar ones have 16"
+    )
+    max_height_ratio: float = Field(
+        1.9,
+        description="of a body and its neighbours: two taken for one are 2 and more, fractures 1.5",
+    )
+    max_volume_ratio: float = Field(
+        2.0, description="of a vertebra and its neighbours: two taken for one are 2.2, phantoms 1.2"
+    )
+    max_disc_signal: float = Field(
+        1.2, description="median over discs relative to CSF, which nothing outshines on T2"
+    )
 
 
 class Prepare(Section):

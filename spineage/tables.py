@@ -248,6 +248,7 @@ MASKS = Table(
         Column("shape", INTS, "voxels along R, A, S"),
         Column("affine", FLOATS, "4 x 4 row-major, voxel index to RAS+ mm", "mm"),
         Column("levels_zstd", BYTES, "uint8 [R, A, S] in the levels schema, zstd"),
+        Column("segmented", STR, "what the network saw: the whole volume, or the spine's box"),
         Column("numbering", STR, "regular, or the transitional anatomy assumed"),
         Column("num_discs_inferred", INT, "discs not seen but certain from their neighbours"),
         Column("level_names", STRS, "vertebrae found, cranial to caudal"),
@@ -257,6 +258,19 @@ MASKS = Table(
         Column("disc_height_mm", FLOATS, "height of each", "mm"),
         Column("disc_signal", FLOATS, "median signal of each relative to CSF"),
         Column("canal_diameter_mm", FLOATS, "antero-posterior diameter at each disc", "mm"),
+        Column("coverage", FLOAT, "share of bodies and discs that no side of the image cuts"),
+        Column(
+            "off_centre", FLOAT, "bodies' reach to one side of the canal over the other; 0 even"
+        ),
+        Column(
+            "loose_share", FLOAT, "of the body or disc most in pieces, what is not in the largest"
+        ),
+        Column("canal_gap_mm", FLOAT, "longest stretch without canal or cord", "mm"),
+        Column("cord_inside", FLOAT, "share of the cord near the canal's centre line"),
+        Column("discs_in_front", FLOAT, "share of the discs in front of the canal"),
+        Column("length_mm", FLOAT, "along the canal from the top disc to the lowest", "mm"),
+        Column("height_ratio", FLOAT, "body height over its neighbours', the largest"),
+        Column("volume_ratio", FLOAT, "vertebra volume over its neighbours', the largest"),
     ),
 )
 

@@ -71,6 +71,13 @@ def toy_spine(
     return Volume(signal.astype(np.float32), affine), Volume(levels, affine)
 
 
+QUALITY = {
+    "coverage": 1.0, "off_centre": 0.0, "loose_share": 0.0, "canal_gap_mm": 2.0, "cord_inside": 1.0,
+    "discs_in_front": 1.0, "length_mm": 480.0, "height_ratio": 1.1, "volume_ratio": 1.1,
+}  # fmt: skip
+"""Columns of `masks` that tell of a good one."""
+
+
 class ToyPeople:
     """Prepared toy spines of people of known age, as `learn.Examples`."""
 

@@ -13,6 +13,7 @@ import gc
 import math
 import os
 import pickle
+import re
 import sys
 import time
 import warnings
@@ -28,8 +29,9 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.metrics import Counter as Metric
+from ray.util.metrics import Gauge
 
-from spineage.errors import BadScan, DeviceFault, StoppedEarly
+from spineage.errors import BadScan, BadStudy, DeviceFault, StoppedEarly
 
 Row = dict[str, Any]
 Key = tuple[str, str]
@@ -39,6 +41,9 @@ MAX_ALONE = 16
 """Rows left after two passes are tried alone: a scan that kills its worker takes neighbours with it."""
 ORDINARY_VOXELS = 10_000_000
 """A whole spine of 20 slices at 0.9 mm has 7 million."""
+BYTES_A_WORKER = 5 * 4 * ORDINARY_VOXELS
+"""Of the object store: an ordinary scan (float32) that comes in, one that goes out, and room between steps.
+Ray counts what lies there twice while a task reads it; measured, two scans a worker are in flight."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def run_rows(
     *,
     rows_per_block: int = 1,
     rows_per_part: int = 1,
+    bytes_a_worker: int = BYTES_A_WORKER,
     limits: Limits | None = None,
     say: Callable[[int, int], None] = lambda done, total: None,
     tell: Callable[[str], None] = lambda text: None,
@@ -83,16 +89,18 @@ def run_rows(
     A manifest row has scan_id and source_digest; with num_voxels large scans go first, so that none is left
     over when the others are done. The sink gets a list of rows (finished ones, and fault rows with stage,
     code, message) and writes them; it must be idempotent. `tell` hears what share of the time the measured
-    step was at work. Returns {"ok": n, code: n, ...}.
-    Raises StoppedEarly when one fault code passes the limit.
+    step was at work. What waits between steps is held to `bytes_a_worker` of all workers together, however
+    many rows there are. Returns {"ok": n, code: n, ...}.
+    Raises StoppedEarly when one fault code passes the limit, and BadStudy when a worker cannot be made.
     """
     tally = _Tally(len(manifest), limits or Limits(), say)
+    room = bytes_a_worker * sum(step.workers for step in (*steps, sink))
     manifest = sorted(manifest, key=lambda row: -row.get("num_voxels", 0))
     for num_rows in (rows_per_block, 1):
         if left := tally.left(manifest):
-            _pass(left, steps, sink, num_rows, rows_per_part, tally)
+            _pass(left, steps, sink, num_rows, rows_per_part, room, tally)
     for row in tally.left(manifest)[:MAX_ALONE]:
-        _pass([row], steps, sink, 1, 1, tally)
+        _pass([row], steps, sink, 1, 1, room, tally)
     crashed = tally.left(manifest)
     if crashed:
         message = "killed its worker each time: out of memory, or a crash in native code"
@@ -112,9 +120,10 @@ def _pass(
     sink: Step,
     per_block: int,
     per_part: int,
+    room: int,
     tally: _Tally,
 ) -> None:
-    for outcome, began, ended in _one_pass(rows, steps, sink, per_block, per_part):
+    for outcome, began, ended in _one_pass(rows, steps, sink, per_block, per_part, room):
         tally.add(outcome, began, ended)
     gc.collect()  # actors of a crashed pass hold their GPUs until collected
 
@@ -157,13 +166,21 @@ class _Tally:
 
 
 def _one_pass(
-    rows: Sequence[Row], steps: Sequence[Step], sink: Step, rows_per_block: int, rows_per_part: int
+    rows: Sequence[Row],
+    steps: Sequence[Step],
+    sink: Step,
+    rows_per_block: int,
+    rows_per_part: int,
+    room: int,
 ) -> Iterator[tuple[tuple[str, str, str], float, float]]:
     """Outcomes (scan_id, source_digest, code) with begin and end of the measured step."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     context.execution_options.preserve_order = False
+    context.execution_options.resource_limits = ray.data.ExecutionResources(
+        object_store_memory=room
+    )
     budget = ray.cluster_resources().get("CPU", 1.0)
     share = _fit(steps, sink, budget)
     cells = [{"cell": pickle.dumps(row)} for row in rows]
@@ -181,9 +198,14 @@ def _one_pass(
             _Write, batch_size=rows_per_part, batch_format="numpy",
             fn_constructor_kwargs={"step": sink}, **_placement(sink, share),
         )  # fmt: skip
-    for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        outcomes = zip(batch["scan_id"], batch["source_digest"], batch["code"], strict=True)
-        yield from zip(outcomes, batch["began"], batch["ended"], strict=True)
+    try:
+        for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            outcomes = zip(batch["scan_id"], batch["source_digest"], batch["code"], strict=True)
+            yield from zip(outcomes, batch["began"], batch["ended"], strict=True)
+    except ray.exceptions.ActorDiedError as error:
+        if sentence := re.search(r"BadStudy: (.+)", str(error)):
+            raise BadStudy(f"a worker could not start: {sentence[1]}") from None
+        raise
 
 
 def _fit(steps: Sequence[Step], sink: Step, budget: float) -> float:
@@ -211,6 +233,8 @@ class _Serve:
         self._thread = ThreadPoolExecutor(1)
         self._is_unfit = False
         self._busy = Metric("spineage_busy_s", "seconds a step was at work", ("step",))
+        self._share = Gauge("spineage_busy_share", "of the time since its first row", ("step",))
+        self._began, self._busy_s = 0.0, 0.0
 
     def __call__(self, cell: dict[str, Any]) -> dict[str, Any]:
         if self._is_unfit:
@@ -220,10 +244,18 @@ class _Serve:
             began = time.time()
             row = self._answer(row)
             ended = time.time()
-            self._busy.inc(ended - began, {"step": self._step.name})
+            self._show(began, ended)
             if self._step.is_measured:
                 row[BUSY] = began, ended
         return {"cell": pickle.dumps(row)}
+
+    def _show(self, began: float, ended: float) -> None:
+        """To Ray's metrics: how long this worker was at work, and what share of its time."""
+        self._began = self._began or began
+        self._busy_s += ended - began
+        tags = {"step": self._step.name or self._step.make.__name__}
+        self._busy.inc(ended - began, tags)
+        self._share.set(self._busy_s / max(ended - self._began, 1e-9), tags)
 
     def _answer(self, row: Row) -> Row:
         name = self._step.name or self._step.make.__name__
@@ -239,6 +271,9 @@ class _Serve:
             self._is_unfit = True  # a thread still holds the device
             message = f"took longer than {deadline_s:g} s; the worker was replaced"
             return _fault(row, name, BadScan("deadline", message))
+        except Exception:
+            self._is_unfit = True  # a bug, or a device whose errors have no name of their own
+            raise
 
 
 class _Write:

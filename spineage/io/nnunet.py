@@ -1,44 +1,59 @@
 """nnU-Net v2 networks without pickle, hang or disk: a volume in, labels out.
 
-nnU-Net's planner, architecture builder, preprocessor and resampling are called in memory; its predictor is
+nnU-Net's planner, architecture builder, normalisation and resampling are called in memory; its predictor is
 not: it hangs in a long-lived process when a thread of its own dies, and resamples every class through
-float64. How a segmenter lies on disk: `segmenters.py`.
+float64. How a segmenter lies on disk: `segmenters.py`. The road of a volume: `nnunet_prepare` (to the
+network's grid), `nnunet_tiles` (logits), `nnunet_labels` (labels on the volume's grid); `nnunet_coarse` finds
+the spine first where `fast` is asked for.
 
-Shapes: R A S voxel axes of a Volume; C channels or classes; x y z nnU-Net's axes after its own
-transposition.
+Shapes: R A S voxel axes of a Volume; C channels; x y z nnU-Net's axes after its own transposition.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.sliding_window_prediction import (
-    compute_gaussian,
-    compute_steps_for_sliding_window,
-)
-from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
-from safetensors.torch import load as load_tensors
 
 from spineage.errors import BadScan, BadStudy
+from spineage.io import nnunet_coarse as coarse
+from spineage.io.nnunet_labels import Decision, LabelWriter, axis_orders
+from spineage.io.nnunet_networks import build_networks, num_channels, refuse_unsupported
+from spineage.io.nnunet_prepare import Box, Normalised, Preparation
+from spineage.io.nnunet_tiles import TILE_STEP, Ensemble, slide, tiling
 from spineage.io.segmenters import FILES, SCHEMAS, folder_of, read_manifest
 from spineage.science.geometry import Volume
 
-TILE_STEP = 0.5
-"""Overlap of sliding-window tiles, nnU-Net's default."""
+__all__ = ["Segmented", "Segmenter", "load_segmenter", "refuse_unsupported"]
+
+Mode = Literal["exact", "fast"]
+FAST_STEP = 0.8
+"""Costs about 0.001 Dice; see `tests/benchmarks/segment_speed.py`."""
+TILES_AT_ONCE = {"cpu": 2, "cuda": 4}
+"""On a CPU torch takes its fast convolutions for two and more only."""
 
 
-def load_segmenter(weights: str, *, device: str = "cpu", threads: int | None = None) -> Segmenter:
+def load_segmenter(
+    weights: str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    mirror: bool = False,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> Segmenter:
     """Verify, build and keep one segmenter. `threads` sets torch's CPU threads for the whole process.
 
+    mirror: average over the flips that the model was trained with; 8 times the work in 3D.
+    channels_last, compiled: other ways to compute the same, which may pay on a GPU; a compiler is needed.
     Raises BadStudy as `read_manifest` does, or when the device is not there or the model is of an
     unsupported kind.
     """
@@ -53,92 +68,78 @@ def load_segmenter(weights: str, *, device: str = "cpu", threads: int | None = N
     plans = PlansManager(json.loads((folder / "plans.json").read_text()))
     dataset = json.loads((folder / "dataset.json").read_text())
     refuse_unsupported(plans, dataset, manifest["configuration"])
-    networks = _networks(
+    networks = build_networks(
         plans, dataset, manifest["configuration"], (folder / FILES[0]).read_bytes()
     )
-    return Segmenter(
-        plans, dataset, manifest, [n.to(device).eval() for n in networks], torch.device(device)
-    )
+    return segmenter_of(plans, dataset, manifest, networks, device, mirror, channels_last, compiled)
 
 
-def refuse_unsupported(plans: PlansManager, dataset: dict[str, Any], configuration: str) -> None:
-    """Raise BadStudy, in one sentence, for kinds of nnU-Net model that are not handled."""
-    if configuration not in plans.available_configurations:
-        raise BadStudy(
-            f"plans.json has no configuration {configuration!r}, only "
-            f"{', '.join(plans.available_configurations)}"
-        )
-    chosen = plans.get_configuration(configuration)
-    channels = dataset.get("channel_names", dataset.get("modality", {}))
-    if chosen.previous_stage_name is not None:
-        raise BadStudy(
-            "this is the second stage of a cascade, which needs another network's output"
-        )
-    if len(chosen.patch_size) != 3:
-        raise BadStudy("this is a 2D configuration; import a 3D configuration of the same dataset")
-    if len(channels) != 1:
-        raise BadStudy(f"the model wants {len(channels)} input channels, a T2 scan has one")
-    if plans.get_label_manager(dataset).has_regions:
-        raise BadStudy("the model was trained on overlapping regions; import one trained on labels")
-
-
-def _networks(
-    plans: PlansManager, dataset: dict[str, Any], configuration: str, weights: bytes
-) -> list[torch.nn.Module]:
-    """One network per fold, built by nnU-Net's own architecture builder."""
-    folds: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_tensors(weights).items():
-        fold, parameter = name.split("/", 1)
-        folds.setdefault(fold, {})[parameter] = tensor
-    chosen, heads = (
-        plans.get_configuration(configuration),
+def segmenter_of(
+    plans: PlansManager,
+    dataset: dict[str, Any],
+    manifest: dict[str, Any],
+    networks: Sequence[torch.nn.Module],
+    device: str = "cpu",
+    mirror: bool = False,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> Segmenter:
+    """A segmenter of what is in memory already; see `load_segmenter`."""
+    chosen = plans.get_configuration(manifest["configuration"])
+    is_flat = len(chosen.patch_size) == 2
+    layout = torch.channels_last if is_flat else torch.channels_last_3d
+    ready: list[torch.nn.Module] = []
+    for network in networks:
+        placed = network.to(device).eval()
+        placed = placed.to(memory_format=layout) if channels_last else placed  # type: ignore[call-overload]
+        ready.append(torch.compile(placed) if compiled else placed)  # type: ignore[arg-type]
+    ensemble = Ensemble(
+        tuple(ready),
         plans.get_label_manager(dataset).num_segmentation_heads,
+        torch.device(device),
+        is_flat,
+        _mirror_axes(manifest) if mirror else (),
     )
-    networks = []
-    for fold in sorted(folds):
-        network = get_network_from_plans(
-            chosen.network_arch_class_name,
-            chosen.network_arch_init_kwargs,
-            chosen.network_arch_init_kwargs_req_import,
-            1,
-            heads,
-            allow_init=False,
-            deep_supervision=False,
+    return Segmenter(plans, dataset, manifest, ensemble)
+
+
+def _mirror_axes(manifest: dict[str, Any]) -> tuple[int, ...]:
+    if "mirror_axes" not in manifest:
+        raise BadStudy(
+            "mirroring was asked for, but the segmenter's manifest does not say along which axes it was "
+            "trained (`mirror_axes`): import the model again"
         )
-        if not _fill(network, folds[fold]):
-            raise BadStudy(
-                f"the weights of {fold} do not fit the network that plans.json describes"
-            )
-        networks.append(network)
-    return networks
+    return tuple(int(axis) for axis in manifest["mirror_axes"])
 
 
-def _fill(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
-    """Load weights in which a tensor that has several names is stored once; whether all of them fitted."""
-    own = network.state_dict()
-    filled = {own[name].data_ptr() for name in weights if name in own}
-    try:
-        keys = network.load_state_dict(weights, strict=False)
-    except RuntimeError:
-        return False
-    return not keys.unexpected_keys and all(
-        own[name].data_ptr() in filled for name in keys.missing_keys
-    )
+@dataclass(frozen=True)
+class Segmented:
+    """Labels on the volume's own grid, and in words what was done to get them."""
+
+    labels: Volume
+    how: str
 
 
 @dataclass
 class Segmenter:
-    """One loaded model. Single-process, no threads of its own, no state between scans."""
+    """One loaded model. Single-process, no threads of its own, no state between scans but the number of
+    tiles that fit the device."""
 
     plans: PlansManager
     dataset: dict[str, Any]
     manifest: dict[str, Any]
-    networks: list[torch.nn.Module]
-    device: torch.device
+    ensemble: Ensemble
 
     def __post_init__(self) -> None:
         self.configuration = self.plans.get_configuration(self.manifest["configuration"])
-        self._preprocessor = self.configuration.preprocessor_class(verbose=False)
+        self._preparation = Preparation(self.plans, self.configuration)
+        manager = self.plans.get_label_manager(self.dataset)
+        order = tuple(manager.regions_class_order) if manager.has_regions else None
+        self._decision = Decision(order)
+        self._tiles_at_once = TILES_AT_ONCE[self.ensemble.device.type]
+        self._fill_schema()
+
+    def _fill_schema(self) -> None:
         self._schema_of = np.zeros(256, np.uint8)
         for value, name in self.manifest["labels"].items():
             self._schema_of[int(value)] = self.labels[name]
@@ -153,99 +154,186 @@ class Segmenter:
         """Name to value of the labels that `segment` writes: labels.SEMANTIC or labels.LEVELS."""
         return SCHEMAS[self.manifest["schema"]]
 
-    def segment(self, volume: Volume) -> Volume:
-        """Labels (uint8, in `self.labels`) on the volume's own grid.
+    @property
+    def num_channels(self) -> int:
+        """Images that the model looks at together; a T2 scan is one."""
+        return num_channels(self.dataset)
 
-        Raises BadScan `bad_values` when voxels are NaN, infinite or all alike.
+    def warm_up(self) -> None:
+        """Predict one batch of nothing: a device's first steps are slow and show whether it works."""
+        patch = list(self.configuration.patch_size)
+        patch = [1, *patch] if self.ensemble.is_flat else patch
+        nothing = torch.zeros((self._tiles_at_once, self.num_channels, *patch))
+        with torch.inference_mode():
+            self.ensemble(nothing.to(self.ensemble.device))
+
+    def segment(self, volume: Volume | Sequence[Volume], mode: Mode = "exact") -> Volume:
+        """Labels (uint8, in `self.labels`) on the volume's own grid; see `segment_and_say`."""
+        return self.segment_and_say(volume, mode).labels
+
+    def segment_and_say(self, volume: Volume | Sequence[Volume], mode: Mode = "exact") -> Segmented:
+        """Labels, and how they were found.
+
+        volume: one, or as many as the model has channels, on one grid.
+        mode: `exact` sees all of the volume in nnU-Net's own tiles; `fast` finds the spine first and sees
+        its box in fewer tiles.
+        Raises BadScan `bad_values` when voxels of a channel are NaN, infinite or all alike, BadStudy when
+        the number of volumes is not the model's, torch.OutOfMemoryError when one tile at a time does not
+        fit.
         """
+        volumes = [volume] if isinstance(volume, Volume) else list(volume)
+        channels = [self._checked(one) for one in volumes]
+        if len(channels) != self.num_channels:
+            raise BadStudy(
+                f"the model looks at {self.num_channels} images of a scan together and was given "
+                f"{len(channels)}"
+            )
+        place, first = volumes[0].affine_RAS, channels[0]
+        if any(one.shape != first.shape for one in channels):
+            raise BadStudy("the images of one scan must lie on one grid")
+        turn = _turn("RAS", self.manifest["orientation"])
+        turned = np.stack([nib.orientations.apply_orientation(one, turn) for one in channels])
+        spacing_mm = [
+            volumes[0].spacing_mm[int(np.where(turn[:, 0] == axis)[0][0])] for axis in range(3)
+        ]
+        # nnU-Net's readers hand over the axes of a file in reverse, slowest first.
+        labels, how = self._segment_as_read(
+            turned.transpose(0, 3, 2, 1), spacing_mm[::-1], mode == "fast"
+        )
+        back = _turn(self.manifest["orientation"], "RAS")
+        labels_RAS = nib.orientations.apply_orientation(labels.transpose(2, 1, 0), back)
+        named = Volume(np.ascontiguousarray(self._schema_of[labels_RAS]), place)
+        return Segmented(named, how)
+
+    def _checked(self, volume: Volume) -> NDArray[np.float32]:
         voxels_RAS = np.asarray(volume.voxels_RAS, dtype=np.float32)
         if not np.isfinite(voxels_RAS).all() or voxels_RAS.min() == voxels_RAS.max():
             raise BadScan("bad_values", "voxels are NaN, infinite or constant; expected an image")
-        turn = nib.orientations.ornt_transform(
-            nib.orientations.axcodes2ornt(("R", "A", "S")),
-            nib.orientations.axcodes2ornt(tuple(self.manifest["orientation"])),
-        )
-        turned = nib.orientations.apply_orientation(voxels_RAS, turn)
-        spacing_mm = [
-            volume.spacing_mm[int(np.where(turn[:, 0] == axis)[0][0])] for axis in range(3)
-        ]
-        # nnU-Net's readers hand over the axes of a file in reverse, slowest first.
-        labels = self._segment_as_read(turned.transpose(2, 1, 0), spacing_mm[::-1]).transpose(
-            2, 1, 0
-        )
-        back = nib.orientations.ornt_transform(
-            nib.orientations.axcodes2ornt(tuple(self.manifest["orientation"])),
-            nib.orientations.axcodes2ornt(("R", "A", "S")),
-        )
-        labels_RAS = nib.orientations.apply_orientation(labels, back)
-        return Volume(np.ascontiguousarray(self._schema_of[labels_RAS]), volume.affine_RAS)
+        return voxels_RAS
 
     def _segment_as_read(
-        self, image: NDArray[np.float32], spacing_mm: list[float]
+        self, image_Cxyz: NDArray[np.float32], spacing_mm: list[float], is_fast: bool
+    ) -> tuple[NDArray[np.uint8], str]:
+        """nnU-Net's road for one image and all the way back; how it was done."""
+        volume = self._preparation.normalise(image_Cxyz, spacing_mm, self.dataset)
+        labels = np.zeros(volume.whole_xyz, np.uint8)
+        if is_fast:
+            here, found, how = self._fast(volume)
+        else:
+            here, found, how = volume, self._predict(volume, TILE_STEP), "whole volume"
+        labels[here.box] = found
+        return labels.transpose(self.plans.transpose_backward), how
+
+    def _predict(self, volume: Normalised, step: float) -> NDArray[np.uint8]:
+        """nnU-Net's labels of the volume, with a step of its choice."""
+        _, grid_mm = self._preparation.grid(volume)
+        data = torch.from_numpy(self._preparation.resample(volume))
+        orders = axis_orders(
+            self.configuration.configuration["resampling_fn_probabilities"],
+            self.configuration.configuration["resampling_fn_probabilities_kwargs"],
+            grid_mm,
+            volume.spacing_mm,
+        )
+        return self._labels(data, volume.shape_xyz, orders, step)
+
+    def _labels(
+        self,
+        data_Cxyz: torch.Tensor,
+        target_xyz: tuple[int, int, int],
+        orders: tuple[int, int, int],
+        step: float,
     ) -> NDArray[np.uint8]:
-        """nnU-Net's road for one image: transpose, crop, normalise, resample, predict, and all the way
-        back."""
-        data_Cxyz, _, properties = self._preprocessor.run_case_npy(
-            image[None], None, {"spacing": spacing_mm}, self.plans, self.configuration, self.dataset
-        )
-        logits_Cxyz = self._logits(torch.from_numpy(np.ascontiguousarray(data_Cxyz)))
-        wanted = [int(n) for n in properties["shape_after_cropping_and_before_resampling"]]
-        if list(logits_Cxyz.shape[1:]) != wanted:
-            logits_Cxyz = resample_torch_fornnunet(
-                logits_Cxyz,
-                wanted,
-                self.configuration.spacing,
-                [spacing_mm[axis] for axis in self.plans.transpose_forward],
-                num_threads=torch.get_num_threads(),
-                device=self.device,
-            )
-        labels = np.zeros(properties["shape_before_cropping"], np.uint8)
-        box = tuple(
-            slice(int(low), int(high)) for low, high in properties["bbox_used_for_cropping"]
-        )
-        labels[box] = argmax_C(logits_Cxyz).cpu().numpy()
-        return labels.transpose(self.plans.transpose_backward)
+        """Labels of data on the network's grid, on the target's grid; once more with one tile at a time
+        when the device's memory does not hold several."""
+        try:
+            return self._labels_once(data_Cxyz, target_xyz, orders, step)
+        except torch.OutOfMemoryError:
+            if self._tiles_at_once == 1:
+                raise
+        self._tiles_at_once = 1
+        if self.ensemble.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self._labels_once(data_Cxyz, target_xyz, orders, step)
 
     @torch.inference_mode()
-    def _logits(self, data_Cxyz: torch.Tensor) -> torch.Tensor:
-        """Mean over folds of the sliding window's logits, [C, x, y, z] on the device."""
-        padded, crop = pad_nd_image(
-            data_Cxyz, self.configuration.patch_size, "constant", {"value": 0}, True, None
-        )
-        padded = padded.to(self.device)
-        logits = self._slide(self.networks[0], padded)
-        for network in self.networks[1:]:
-            logits += self._slide(network, padded)
-        return logits[(slice(None), *crop[1:])]
-
-    def _slide(self, network: torch.nn.Module, data_Cxyz: torch.Tensor) -> torch.Tensor:
-        """nnU-Net's tiles with nnU-Net's Gaussian weights; its predictor sums in half precision, we in
-        single."""
+    def _labels_once(
+        self,
+        data_Cxyz: torch.Tensor,
+        target_xyz: tuple[int, int, int],
+        orders: tuple[int, int, int],
+        step: float,
+    ) -> NDArray[np.uint8]:
         patch = tuple(int(n) for n in self.configuration.patch_size)
-        starts_xyz = compute_steps_for_sliding_window(data_Cxyz.shape[1:], patch, TILE_STEP)
-        if all(len(starts) == 1 for starts in starts_xyz):
-            return network(data_Cxyz[None])[0].float()
-        weight = compute_gaussian(
-            patch, sigma_scale=1 / 8, value_scaling_factor=10, device=self.device
-        ).float()
-        heads = self.plans.get_label_manager(self.dataset).num_segmentation_heads
-        logits = torch.zeros((heads, *data_Cxyz.shape[1:]), device=self.device)
-        total = torch.zeros(data_Cxyz.shape[1:], device=self.device)
-        for start in np.stack(np.meshgrid(*starts_xyz, indexing="ij"), -1).reshape(-1, 3):
-            tile = tuple(slice(int(low), int(low) + n) for low, n in zip(start, patch, strict=True))
-            logits[(slice(None), *tile)] += (
-                network(data_Cxyz[(slice(None), *tile)][None])[0] * weight
-            )
-            total[tile] += weight
-        return logits / total
+        padded, inner = pad_nd_image(data_Cxyz, patch, "constant", {"value": 0}, True, None)
+        tiles = tiling(tuple(padded.shape[1:]), patch, step)
+        writer = LabelWriter(
+            tuple(data_Cxyz.shape[1:]),
+            target_xyz,
+            orders,
+            tiles.axis,
+            self._decision,
+            self.ensemble.device,
+        )
+        slide(
+            self.ensemble,
+            padded.to(self.ensemble.device),
+            tuple(inner[1:]),
+            tiles,
+            writer,
+            self._tiles_at_once,
+        )
+        found: NDArray[np.uint8] = writer.labels.cpu().numpy()
+        return found
+
+    def _fast(self, volume: Normalised) -> tuple[Normalised, NDArray[np.uint8], str]:
+        """The spine's box, its labels, and how it went; the whole volume where there is no box to trust."""
+        box, why = self._spine_box(volume)
+        if box is None:
+            return volume, self._predict(volume, FAST_STEP), f"whole volume: {why}"
+        part = volume.part(box)
+        found = self._predict(part, FAST_STEP)
+        grown = coarse.grown_where_touched(
+            self._is_spine(found), box, volume.shape_xyz, volume.spacing_mm
+        )
+        if grown == box:
+            return part, found, "the spine's box"
+        part = volume.part(grown)
+        return part, self._predict(part, FAST_STEP), "the spine's box, grown as the spine left it"
+
+    def _spine_box(self, volume: Normalised) -> tuple[Box | None, str]:
+        grid_xyz, grid_mm = self._preparation.grid(volume)
+        patch = tuple(int(n) for n in self.configuration.patch_size)
+        patch = (1, *patch) if self.ensemble.is_flat else patch
+        squeezed = coarse.squeezed_shape(grid_xyz, patch)
+        num_tiles = self._num_tiles(grid_xyz, FAST_STEP)
+        if num_tiles <= self._num_tiles(squeezed, 1.0) + 1:
+            return None, f"it is {num_tiles} tile{'s' * (num_tiles > 1)}"
+        data = coarse.squeeze(torch.from_numpy(volume.data_Cxyz), squeezed)
+        found = self._labels(data, squeezed, (1, 1, 1), 1.0)
+        box, why = coarse.box_around(self._is_spine(found), volume.shape_xyz, volume.spacing_mm)
+        if box is None:
+            return None, why
+        wanted = [
+            int(np.ceil(n * mm / own - 1e-3))  # spacings of a header are rounded
+            for n, mm, own in zip(patch, grid_mm, volume.spacing_mm, strict=True)
+        ]
+        box = coarse.at_least(box, wanted, volume.shape_xyz)
+        if not coarse.saves_enough(box, volume.shape_xyz):
+            return None, "the spine's box is most of it"
+        return box, ""
+
+    def _num_tiles(self, grid_xyz: tuple[int, ...], step: float) -> int:
+        patch = tuple(int(n) for n in self.configuration.patch_size)
+        padded = [max(n, p) for n, p in zip(grid_xyz[-len(patch) :], patch, strict=True)]
+        return tiling((*grid_xyz[: -len(patch)], *padded), patch, step).num_tiles
+
+    def _is_spine(self, labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = self._schema_of[labels] != 0
+        return found
 
 
-def argmax_C(logits_Cxyz: torch.Tensor) -> torch.Tensor:
-    """The class (uint8) of the highest logit; the first of equals. Several times faster than torch's argmax
-    over the leading axis, whose steps through memory are as long as a volume."""
-    best = logits_Cxyz[0].clone()
-    labels = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for number in range(1, len(logits_Cxyz)):
-        labels.masked_fill_(logits_Cxyz[number] > best, number)
-        torch.maximum(best, logits_Cxyz[number], out=best)
-    return labels
+def _turn(from_codes: str, to_codes: str) -> NDArray[np.float64]:
+    """How axes of one orientation become those of another, as nibabel writes it."""
+    one, other = (nib.orientations.axcodes2ornt(tuple(codes)) for codes in (from_codes, to_codes))
+    turn: NDArray[np.float64] = nib.orientations.ornt_transform(one, other)
+    return turn

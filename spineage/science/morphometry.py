@@ -52,7 +52,7 @@ def measure(image: Volume, levels: Levels) -> Morphometry:
             "implausible_mask",
             f"{len(csf)} voxels of CSF; signals are relative to it, expected {MIN_CSF_VOXELS} or more",
         )
-    voxels = _by_label(labels_RAS)
+    voxels = by_label(labels_RAS)
     heights, volumes = [], []
     ups = _body_axes(levels)
     for name in levels.names:
@@ -80,7 +80,7 @@ def measure(image: Volume, levels: Levels) -> Morphometry:
     )
 
 
-def _by_label(labels_RAS: NDArray[np.generic]) -> dict[int, NDArray[np.int64]]:
+def by_label(labels_RAS: NDArray[np.generic]) -> dict[int, NDArray[np.int64]]:
     """Voxel indices [N, 3] of every label, in one pass."""
     index = np.argwhere(labels_RAS)
     label = labels_RAS[tuple(index.T)].astype(int)

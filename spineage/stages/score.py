@@ -225,17 +225,23 @@ def _chain(
     if not num_unsegmented:
         (from_sources,) = prepare.steps(context)
         return [_filling(context, from_sources, "prepare", TENSORS.name), predict]
-    assemble, segment_ = segment.steps(context.study)
+    assemble, segment_, name = segment.steps(context.study)
+    name = replace(name, kwargs={**name.kwargs, "keep_voxels": True})
     kwargs = prepare.prepare_kwargs(context.study)
     on_mask = replace(assemble, make=prepare.PrepareStep, kwargs=kwargs, name="prepare")
     return [
-        replace(
-            assemble, make=WhenNeeded, kwargs={"make": assemble.make, "kwargs": assemble.kwargs}
-        ),
-        _filling(context, segment_, "segment", MASKS.name),
+        _when_needed(assemble, TENSORS.name),
+        _when_needed(segment_, TENSORS.name, MASKS.name),
+        _filling(context, name, "segment", MASKS.name),
         _filling(context, on_mask, "prepare", TENSORS.name),
         predict,
     ]
+
+
+def _when_needed(step: Step, *unless: str) -> Step:
+    """The step of another stage, for scans of which none of these tables has a part."""
+    kwargs = {"make": step.make, "kwargs": step.kwargs, "unless": unless}
+    return replace(step, make=WhenNeeded, kwargs=kwargs)
 
 
 def _filling(context: Context, step: Step, stage: str, table: str) -> Step:

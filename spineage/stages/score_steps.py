@@ -28,13 +28,20 @@ ABOUT = ("scan_id", "source_digest", "person_id", "exam_id", "age_years", "sex",
 
 
 class WhenNeeded:
-    """Another stage's step, for the scans whose tensor is not there yet; the others pass."""
+    """Another stage's step, for the scans of which none of the named tables has a part yet; the others
+    pass."""
 
-    def __init__(self, make: Callable[..., Callable[[Row], Row]], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        make: Callable[..., Callable[[Row], Row]],
+        kwargs: dict[str, Any],
+        unless: tuple[str, ...],
+    ) -> None:
         self._serve = make(**kwargs)
+        self._parts = [f"{table}_part" for table in unless]
 
     def __call__(self, row: Row) -> Row:
-        return row if row["tensors_part"] else self._serve(row)
+        return row if any(row[part] for part in self._parts) else self._serve(row)
 
 
 class Fill:

@@ -3,39 +3,47 @@ scan."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from spineage.engine.rows import Limits, Step, plain_progress, run_rows
-from spineage.errors import TRANSIENT, DeviceFault
+from spineage.errors import TRANSIENT, BadStudy, DeviceFault
 from spineage.io import assemble
 from spineage.io.parquet import read_keys, read_table, write_part
-from spineage.io.segmenters import read_manifest
+from spineage.io.segmenters import folder_of, read_manifest
 from spineage.io.store import Store
 from spineage.io.volumes import pack, place_to_cells, volume_from_cells, volume_to_cells
 from spineage.science.geometry import Volume
 from spineage.science.levels import Levels, find_levels
 from spineage.science.morphometry import measure
 from spineage.science.named import levels_from_named
+from spineage.science.quality import Limits as QualityLimits
+from spineage.science.quality import assess, refuse_implausible
 from spineage.stages.context import Context
 from spineage.study import Study
 from spineage.tables import FAULTS, MASKS
 
-SCHEMA = 1  # raise it when the same volume and weights give other masks
+SCHEMA = 2  # raise it when the same volume and weights give other masks
 VOXELS = "voxels"
+LABELS = "labels"
 Row = dict[str, Any]
+Mode = Literal["exact", "fast"]
 
 
 def recipe(context: Context) -> dict[str, Any]:
     """The section, the weights by digest, and how volumes are assembled.
 
-    Where the weights lie is not identity. Raises BadStudy when they are not a whole segmenter.
+    Where the weights lie is not identity. Raises BadStudy when they are not a whole segmenter, or one that
+    looks at more than a T2 image.
     """
     section = {**context.study.recipe("segment")["segment"]}
     weights = section.pop("weights")
+    require_one_channel(weights)
     return {
         "schema": SCHEMA,
         "segment": section,
@@ -43,6 +51,18 @@ def recipe(context: Context) -> dict[str, Any]:
         "assemble": assemble.SCHEMA,
         "max_station_gap_mm": context.study.ingest.max_station_gap_mm,
     }
+
+
+def require_one_channel(weights: str) -> None:
+    """A scan is one T2 image: raise BadStudy when the model looks at several together."""
+    read_manifest(weights)
+    dataset = json.loads((folder_of(weights) / "dataset.json").read_text())
+    channels = dataset.get("channel_names", dataset.get("modality", {}))
+    if len(channels) != 1:
+        raise BadStudy(
+            f"segment.weights: the model looks at {len(channels)} images of a person together "
+            f"({', '.join(channels.values())}) and a scan is one T2 image: name a model of one channel"
+        )
 
 
 def run(context: Context) -> dict[str, int]:
@@ -81,7 +101,8 @@ def known_keys(store: Store, folder: str) -> set[tuple[str, str]]:
 
 
 def steps(study: Study) -> list[Step]:
-    """Assembling on CPU, then segmenting on a GPU where the study has one."""
+    """Assembling on CPU, segmenting on a GPU where the study has one, naming on CPU: while one scan is on the
+    device, the next is read and the one before is named."""
     cluster = study.cluster
     return [
         Step(
@@ -100,6 +121,13 @@ def steps(study: Study) -> list[Step]:
             deadline_s=cluster.deadline_s,
             is_measured=True,
         ),
+        Step(
+            NameStep,
+            name_kwargs(study),
+            name="segment",
+            workers=cluster.cpu_workers,
+            deadline_s=cluster.deadline_s,
+        ),
     ]
 
 
@@ -112,9 +140,20 @@ def segment_kwargs(study: Study) -> dict[str, Any]:
     """What SegmentStep is made with."""
     return {
         "weights": study.segment.weights,
-        "min_levels": study.segment.min_levels,
-        "max_levels": study.segment.max_levels,
+        "mode": study.segment.mode,
+        "mirror": study.segment.mirror,
         "device": "cuda" if study.cluster.gpus_per_worker else "cpu",
+    }
+
+
+def name_kwargs(study: Study) -> dict[str, Any]:
+    """What NameStep is made with. Raises BadStudy when the weights are not a whole segmenter."""
+    section = study.segment
+    return {
+        "schema": read_manifest(section.weights)["schema"],
+        "min_levels": section.min_levels,
+        "max_levels": section.max_levels,
+        "limits": {f.name: getattr(section, f.name) for f in dataclasses.fields(QualityLimits)},
     }
 
 
@@ -144,48 +183,79 @@ def device_faults() -> Iterator[None]:
 
 
 class SegmentStep:
-    """A row with voxels gains the columns of `masks`. The network is loaded once, on one CPU thread by
-    default.
+    """A row with voxels gains labels (uint8 on the same grid). The network is loaded once, on one CPU thread
+    by default, and warmed up.
 
+    mode, mirror: see `Segmenter` and `load_segmenter`. Ray gives an actor as many threads as it has CPUs;
+    `threads` says it again, so that a step outside Ray is the same.
     Raises BadStudy when the weights are not a whole segmenter, or the device is not there.
     """
 
     def __init__(
         self,
         weights: str,
-        min_levels: int = 22,
-        max_levels: int = 24,
+        mode: Mode = "exact",
+        mirror: bool = False,
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
         from spineage.io.nnunet import load_segmenter  # 4 s to import: only where it is used
 
-        self._segmenter = load_segmenter(weights, device=device, threads=threads)
-        self._limits = {"min_levels": min_levels, "max_levels": max_levels}
+        self._segmenter = load_segmenter(weights, device=device, threads=threads, mirror=mirror)
+        self._mode: Mode = mode
+        self._segmenter.warm_up()
 
     def __call__(self, row: Row) -> Row:
         image = volume_from_cells(row, VOXELS)
-        levels = self._levels(image)
-        return {**row, **mask_columns(image, levels)}
-
-    def _levels(self, image: Volume) -> Levels:
         with device_faults():
-            labels = self._segmenter.segment(image)
-        find: Callable[..., Levels] = (
-            find_levels if self._segmenter.manifest["schema"] == "semantic" else levels_from_named
-        )
-        return find(labels, **self._limits)
+            found = self._segmenter.segment_and_say(image, self._mode)
+        labels_RAS = np.ascontiguousarray(found.labels.voxels_RAS, np.uint8)
+        return {**row, "segmented": found.how, LABELS: labels_RAS.tobytes()}
 
 
-def mask_columns(image: Volume, levels: Levels) -> Row:
-    """The columns of `masks` beside the key."""
+class NameStep:
+    """A row with labels gains the columns of `masks`: levels, measures, quality.
+
+    `schema` is what the labels mean (segmenters.SCHEMAS), `limits` the fields of quality.Limits. On CPU: it
+    takes as long as a GPU takes to segment. Voxels go on only to who needs them.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        min_levels: int,
+        max_levels: int,
+        limits: dict[str, Any],
+        keep_voxels: bool = False,
+    ) -> None:
+        self._find: Callable[..., Levels] = {
+            "semantic": find_levels,
+            "levels": levels_from_named,
+        }[schema]
+        self._count = {"min_levels": min_levels, "max_levels": max_levels}
+        self._limits = QualityLimits(**limits)
+        self._dropped = {LABELS} if keep_voxels else {LABELS, VOXELS}
+
+    def __call__(self, row: Row) -> Row:
+        image = volume_from_cells(row, VOXELS)
+        labels_RAS = np.frombuffer(row[LABELS], np.uint8).reshape(image.voxels_RAS.shape)
+        levels = self._find(image.with_voxels(labels_RAS), **self._count)
+        kept = {key: value for key, value in row.items() if key not in self._dropped}
+        return {**kept, **mask_columns(image, levels, self._limits)}
+
+
+def mask_columns(image: Volume, levels: Levels, limits: QualityLimits) -> Row:
+    """The columns of `masks` beside the key. Raises BadScan when the mask is not believable."""
     measured = measure(image, levels)
+    quality = assess(levels, measured)
+    refuse_implausible(quality, measured, limits)
     return {
         **place_to_cells(levels.volume),
         "levels_zstd": pack(levels.volume.voxels_RAS.astype(np.uint8)),
         "numbering": levels.numbering,
         "num_discs_inferred": levels.num_discs_inferred,
-        **measured.__dict__,
+        **dataclasses.asdict(measured),
+        **dataclasses.asdict(quality),
     }
 
 

@@ -7,7 +7,7 @@ import pathlib
 import time
 from typing import Any
 
-from spineage.errors import BadScan, DeviceFault
+from spineage.errors import BadScan, BadStudy, DeviceFault
 
 Row = dict[str, Any]
 
@@ -34,6 +34,52 @@ class Double:
         if name.startswith("broken"):
             raise DeviceFault("device_failed", "an illegal memory access")
         return {**row, "value": row["value"] * 2, "pid": os.getpid()}
+
+
+class Heavy:
+    """Adds what a scan weighs, and notes when."""
+
+    def __init__(self, folder: str, num_bytes: int) -> None:
+        self.folder, self.num_bytes = pathlib.Path(folder), num_bytes
+
+    def __call__(self, row: Row) -> Row:
+        (self.folder / f"{row['scan_id']}.made").write_text(str(time.time()))
+        return {**row, "voxels": bytes(self.num_bytes)}
+
+
+class Slow:
+    """Takes it away again, and takes its time."""
+
+    def __init__(self, folder: str, seconds: float) -> None:
+        self.folder, self.seconds = pathlib.Path(folder), seconds
+
+    def __call__(self, row: Row) -> Row:
+        time.sleep(self.seconds)
+        (self.folder / f"{row['scan_id']}.used").write_text(str(time.time()))
+        return {key: value for key, value in row.items() if key != "voxels"}
+
+
+class Buggy:
+    """Raises what nobody declared, once a process, and then would answer from a device that is not well."""
+
+    def __init__(self) -> None:
+        self.is_ill = False
+
+    def __call__(self, row: Row) -> Row:
+        if row["scan_id"].startswith("bug"):
+            self.is_ill = True
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+        return {**row, "value": -1 if self.is_ill else row["value"]}
+
+
+class NeverMade:
+    """A step whose weights are not where this worker looks."""
+
+    def __init__(self) -> None:
+        raise BadStudy("segmenter w lacks plans.json: give a folder that every node sees")
+
+    def __call__(self, row: Row) -> Row:
+        raise NotImplementedError
 
 
 class WriteLines:

@@ -14,7 +14,8 @@ from spineage.io.assemble import read_station
 from spineage.io.nnunet import load_segmenter
 from spineage.io.volumes import volume_to_cells
 from spineage.science.geometry import Volume
-from spineage.stages.segment import SegmentStep
+from spineage.stages.segment import NameStep, SegmentStep, name_kwargs
+from spineage.study import study_from
 from tests.realdata.folder import ROOT, needs_realdata
 
 pytestmark = needs_realdata
@@ -41,9 +42,10 @@ def test_a_real_scan_is_segmented_and_then_refused_with_a_reason(name, tmp_path)
     assert labels.voxels_RAS.dtype == np.uint8
     picture = tmp_path / "overlay.png"
     draw(image, labels, picture)
-    step = SegmentStep("demo")
+    draw_labels, name_levels = SegmentStep("demo"), NameStep(**name_kwargs(study_from({})))
+    row = {"scan_id": "s", "source_digest": "d", **volume_to_cells(image, "voxels")}
     with pytest.raises(BadScan) as fault:
-        step({"scan_id": "s", "source_digest": "d", **volume_to_cells(image, "voxels")})
+        name_levels(draw_labels(row))
     assert fault.value.code == "incomplete_spine"
     print(f"{name}: {fault.value.code}: {fault.value}; picture: {picture}")
 

@@ -28,7 +28,7 @@ from spineage.science.tensor import make_tensor
 from spineage.stages.context import Context
 from spineage.study import Study
 from spineage.tables import TABLES
-from tests.toy_spine import SMALL, toy_spine
+from tests.toy_spine import QUALITY, SMALL, toy_spine
 
 PLANTED = ("ingest", "conditions", "cohort", "segment", "prepare", "train")
 SEGMENTER = {
@@ -150,9 +150,11 @@ def _mask(levels: Volume) -> dict[str, Any]:
         "affine": levels.affine_RAS.ravel().tolist(),
         "levels_zstd": pack(levels.voxels_RAS),
         "numbering": "regular",
+        "segmented": "whole volume",
         "num_discs_inferred": 0,
         "level_names": ["C2"], "level_height_mm": [13.0], "level_volume_mm3": [1e4],
         "disc_names": ["C2/3"], "disc_height_mm": [5.0], "disc_signal": [0.5], "canal_diameter_mm": [14.0],
+        **QUALITY,
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from spineage.io.identity import Keyed
 from spineage.io.volumes import pack
 from spineage.science.labels import LEVELS, VERTEBRAE
 from spineage.tables import TABLES
+from tests.toy_spine import QUALITY
 
 SHAPE, SPACING_MM = (8, 40, 160), (4.0, 4.4, 4.4)
 SPINE = tuple(v for v in VERTEBRAE if v not in ("T13", "L6"))
@@ -200,6 +201,7 @@ def mask(scan: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         "affine": np.diag([*SPACING_MM, 1.0]).ravel().tolist(),
         "levels_zstd": pack(levels),
         "numbering": "regular",
+        "segmented": "whole volume",
         "num_discs_inferred": 0,
         "level_names": list(SPINE),
         "level_height_mm": [20.0] * len(SPINE),
@@ -210,6 +212,7 @@ def mask(scan: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         ],
         "disc_signal": [float(0.8 - 0.5 * wear + rng.normal(0, 0.03)) for _ in discs],
         "canal_diameter_mm": [14.0] * len(discs),
+        **QUALITY,
     }
 
 

@@ -28,6 +28,7 @@ def row_of(scan, mask):
         **place_to_cells(mask),
         "levels_zstd": pack(mask.voxels_RAS),
         "numbering": "regular",
+        "segmented": "whole volume",
         "num_discs_inferred": 0,
         "role": "unseen",
     }

@@ -163,11 +163,12 @@ def test_a_missing_mask_is_made_again_and_its_flags_are_told(context, undisturbe
     write_part(context.store, "answers", MASKS, masks.assign(numbering="L6 present"), "part-0")
     write_part(context.store, context.folder("segment"), MASKS, masks.iloc[2:], "part-0")
     assemble = segment.steps(context.study)[0]
+    draws = Step(DrawsLabels, {}, "segment")
     knows = Step(KnowsTheAnswer, {"root": context.store.root}, "segment")
-    monkeypatch.setattr(segment, "steps", lambda study: [assemble, knows])
-    KnowsTheAnswer.asked = []
+    monkeypatch.setattr(segment, "steps", lambda study: [assemble, draws, knows])
+    DrawsLabels.asked, KnowsTheAnswer.asked = [], []
     assert score.run(context)["left"] == 0
-    assert KnowsTheAnswer.asked == list(masks.scan_id[:2])
+    assert DrawsLabels.asked == KnowsTheAnswer.asked == list(masks.scan_id[:2])
     found, whole = table(context), table(undisturbed[0])
     assert same(
         found.drop(columns="flags").assign(flags=""), whole.drop(columns="flags").assign(flags="")
@@ -178,12 +179,23 @@ def test_a_missing_mask_is_made_again_and_its_flags_are_told(context, undisturbe
     assert sorted(kept.scan_id) == sorted(masks.scan_id)
 
 
-class KnowsTheAnswer:
-    """A segmenter that looks the mask up."""
+class DrawsLabels:
+    """A segmenter that draws nothing."""
 
     asked: ClassVar[list[str]] = []
 
-    def __init__(self, root: str) -> None:
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(row["scan_id"])
+        return {**row, "labels": b""}
+
+
+class KnowsTheAnswer:
+    """Names nothing: it looks the mask up."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, root: str, keep_voxels: bool) -> None:
+        assert keep_voxels, "prepare needs them"
         answers = read_table(Store(root), "answers", MASKS).to_dict("records")
         self._answers = {row["scan_id"]: row for row in answers}
 
@@ -342,6 +354,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(context, undisturbed):
     light = {
         "tensors_part": "",
         "is_phantom": True,
+        "segmented": "whole volume",
         "num_discs_inferred": 0,
         "numbering": "regular",
     }

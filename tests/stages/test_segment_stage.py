@@ -141,6 +141,38 @@ def test_weights_that_are_not_there_stop_the_study_before_any_work(tmp_path, row
         segment.run(context)
 
 
+def test_how_the_network_looks_at_a_scan_is_part_of_the_address(tmp_path, rows):
+    prints = {
+        context_of(tmp_path / "study", rows, segment=section).fingerprint("segment")
+        for section in ({}, {"mode": "fast"}, {"mirror": True})
+    }
+    assert len(prints) == 3
+
+
+def test_a_model_of_two_images_stops_the_study_before_any_work(tmp_path, rows):
+    two = tmp_path / "two"
+    import_segmenter(write_tiny_model(tmp_path / "model", channels=2), two, trust=True)
+    context = context_of(tmp_path, rows, segment={"weights": str(two)})
+    with pytest.raises(BadStudy, match="2 images of a person"):
+        segment.run(context)
+
+
+def test_weights_changed_after_the_import_stop_the_study_before_any_work(
+    tmp_path, rows, monkeypatch
+):
+    shutil.copytree(folder_of("demo"), tmp_path / "weights")
+    plans = tmp_path / "weights" / "plans.json"
+    plans.write_text(plans.read_text() + " ")
+
+    def never(*args, **kwargs):
+        raise AssertionError("no worker may be made")
+
+    monkeypatch.setattr(segment, "run_rows", never)
+    context = context_of(tmp_path, rows, segment={"weights": str(tmp_path / "weights")})
+    with pytest.raises(BadStudy, match="changed after the import"):
+        segment.run(context)
+
+
 def test_the_demo_segmenter_says_what_it_was_trained_on():
     manifest = read_manifest("demo")
     assert manifest["domain"] == "phantom"
@@ -155,13 +187,14 @@ def test_steps_are_made_from_plain_values_and_refuse_by_raising(rows):
     """The score stage builds the same steps in its own chain."""
     study = study_from({})
     assemble = segment.AssembleStep(**segment.assemble_kwargs(study))
-    step = segment.SegmentStep(**segment.segment_kwargs(study))
+    draw = segment.SegmentStep(**segment.segment_kwargs(study))
+    name = segment.NameStep(**segment.name_kwargs(study))
     with pytest.raises(BadScan) as fault:
         assemble(rows[3])
     assert fault.value.code == "unreadable"
-    row = step(assemble(rows[0]))
+    row = name(draw(assemble(rows[0])))
     assert row["scan_id"] == "whole0"
-    assert "stations_json" not in row
+    assert not {"stations_json", "labels", "voxels"} & set(row)
     assert {c.name for c in MASKS.columns} <= set(row)
 
 

@@ -10,46 +10,56 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 LABELS = {"background": 0, "vertebra": 1, "disc": 2, "canal": 3, "cord": 4, "sacrum": 5}
 
 
-def tiny_plans(patch=(8, 64, 32), spacing=(4.0, 1.6, 1.6)) -> dict:
-    """Plans of a three-stage PlainConvUNet; the network's axes are R, S, A of files that are R, A, S."""
+def tiny_plans(
+    patch=(8, 64, 32), spacing=(4.0, 1.6, 1.6), channels=1, transpose=(2, 0, 1), by_torch=False
+) -> dict:
+    """Plans of a three-stage PlainConvUNet, 2D when the patch has two sizes.
+
+    transpose: by default the network's axes are R, S, A of files that are R, A, S, which nnU-Net reads as S,
+    A, R. by_torch: nnU-Net's other planner, which resamples logits by torch.
+    """
     resampling = {"force_separate_z": None, "order_z": 0}
     function = "resample_data_or_seg_to_shape"
+    kernels, strides = [[1, 3, 3], [3, 3, 3], [3, 3, 3]], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+    logits = ("resample_torch_fornnunet", {"is_seg": False, "force_separate_z": None})
+    if not by_torch:
+        logits = (function, {"is_seg": False, "order": 1, **resampling})
     return {
         "dataset_name": "Dataset001_Tiny",
         "plans_name": "nnUNetPlans",
         "image_reader_writer": "NibabelIO",
-        "transpose_forward": [2, 0, 1],
-        "transpose_backward": [1, 2, 0],
+        "transpose_forward": list(transpose),
+        "transpose_backward": [list(transpose).index(axis) for axis in range(3)],
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": {}},
+        "foreground_intensity_properties_per_channel": {str(k): {} for k in range(channels)},
         "configurations": {
             "tiny": {
                 "data_identifier": "tiny",
                 "preprocessor_name": "DefaultPreprocessor",
                 "batch_size": 2,
                 "patch_size": list(patch),
-                "spacing": list(spacing),
-                "normalization_schemes": ["ZScoreNormalization"],
-                "use_mask_for_norm": [False],
+                "spacing": list(spacing)[-len(patch) :],
+                "normalization_schemes": ["ZScoreNormalization"] * channels,
+                "use_mask_for_norm": [False] * channels,
                 "resampling_fn_data": function,
                 "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **resampling},
                 "resampling_fn_seg": function,
                 "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **resampling},
-                "resampling_fn_probabilities": function,
-                "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, **resampling},
+                "resampling_fn_probabilities": logits[0],
+                "resampling_fn_probabilities_kwargs": logits[1],
                 "batch_dice": False,
                 "architecture": {
                     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
                     "arch_kwargs": {
                         "n_stages": 3,
                         "features_per_stage": [4, 8, 16],
-                        "conv_op": "torch.nn.modules.conv.Conv3d",
-                        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-                        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+                        "conv_op": f"torch.nn.modules.conv.Conv{len(patch)}d",
+                        "kernel_sizes": [kernel[-len(patch) :] for kernel in kernels],
+                        "strides": [stride[-len(patch) :] for stride in strides],
                         "n_conv_per_stage": [2, 2, 2],
                         "n_conv_per_stage_decoder": [2, 2],
                         "conv_bias": True,
-                        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{len(patch)}d",
                         "norm_op_kwargs": {"eps": 1e-05, "affine": True},
                         "dropout_op": None,
                         "dropout_op_kwargs": None,
@@ -74,7 +84,7 @@ def write_tiny_model(
         "file_ending": ".nii.gz",
         "numTraining": 1,
     }
-    settings = tiny_plans(**plans)
+    settings = tiny_plans(channels=channels, **plans)
     folder.mkdir(parents=True)
     (folder / "dataset.json").write_text(json.dumps(dataset))
     (folder / "plans.json").write_text(json.dumps(settings))
