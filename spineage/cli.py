@@ -308,6 +308,10 @@ def show(
     study: Annotated[str | None, typer.Option("--study", help="the study file")] = None,
     workspace: Workspace = None,
     stage: Annotated[str | None, typer.Option(help="for faults: segment, prepare or score")] = None,
+    codebook: Annotated[
+        bool,
+        typer.Option("--codebook", help="for conditions: what the features are; needs no study"),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """A summary of any table of a study; --json prints its rows."""
@@ -315,6 +319,14 @@ def show(
     def work() -> None:
         from spineage.stages import show as shown
 
+        if codebook:
+            if table != "conditions":
+                raise BadStudy(
+                    "only conditions has a codebook: `spineage show conditions --codebook`"
+                )
+            entries = shown.codebook()
+            print(json.dumps(entries)) if as_json else Console().print(shown.codebook_grid(entries))
+            return
         data = shown.read(table, study, workspace, stage)
         if as_json:
             print(shown.as_json(table, data))

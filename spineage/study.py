@@ -30,10 +30,16 @@ class Inputs(Section):
         None,
         description="CSV: person, [exam], sex, site, [age_years]; or participants.tsv of BIDS",
     )
-    findings: str | None = Field(None, description="CSV: person, exam, finding, level, severity")
+    findings: str | None = Field(
+        None, description="CSV or parquet: person, exam, finding, level, [side], [severity]"
+    )
     lifestyle: str | None = Field(None, description="CSV: person, then one column per factor")
     truth: str | None = Field(
         None, description="parquet of planted values (phantom populations only)"
+    )
+    splits: str | None = Field(
+        None,
+        description="splits.csv of an earlier cohort: those people keep their split, only new ones are drawn",
     )
     overrides: str | None = Field(
         None, description="CSV: series_id, decision (accept or refuse), reason (names nobody)"
@@ -150,9 +156,10 @@ class Prepare(Section):
 class Cohort(Section):
     """Who is normal, and who is used for what."""
 
-    rule: Literal["clusters", "burden", "everyone"] = Field(
+    rule: Literal["clusters", "paper", "burden", "percentile", "everyone"] = Field(
         "clusters",
-        description="the paper's rule; each person's burden for their age (too few to cluster); or no rule",
+        description="clusters judged by burden for age, with a guard; paper: clusters above min_share, "
+        "no guard; burden: each person's for their age; percentile: for age and sex; everyone",
     )
     min_share: float = Field(
         0.15, description="the paper: clusters above 15 % are kept, the rest merged"
@@ -182,16 +189,78 @@ class Cohort(Section):
         1.5,
         description="a person who carries more than this x the burden expected at that age is not normal",
     )
+    min_person_excess: float = Field(
+        4.0,
+        ge=0,
+        description="and by more than this: a few mild findings make no young person ill (on phantoms it "
+        "costs 0-6 points of sensitivity)",
+    )
+    noise: Literal["judged", "not_normal", "unknown"] = Field(
+        "judged",
+        description="people of no cluster: judged together like a cluster, since HDBSCAN's noise is thin "
+        "data and not a diagnosis",
+    )
+    max_percentile: float = Field(
+        0.75,
+        gt=0,
+        lt=1,
+        description="rule percentile: normal up to this share of training people of that age and sex",
+    )
+    percentile_window_years: float = Field(
+        10.0, gt=0, description="rule percentile: of that age is within so many years"
+    )
     train: float = Field(0.55, description="share of people")
     validate_: float = Field(0.10, alias="validate", description="share of people")
     calibrate: float = Field(0.15, description="share of people")
     test: float = Field(0.20, description="share of people")
+    test_sites: tuple[str, ...] = Field(
+        (),
+        description="everybody scanned at these sites is in test, beside the share drawn from the others",
+    )
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Cohort:
         total = self.train + self.validate_ + self.calibrate + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + validate + calibrate + test is {total:g}, must be 1")
+        return self
+
+
+class Stability(Section):
+    """How much "normal" hangs on parameters, seed and sample: the cohort drawn again and again.
+
+    Every grid cell is drawn with each seed on all training people, and with each bootstrap on a resample of
+    them. A rule without clusters has no such grid.
+    """
+
+    num_neighbors: tuple[int, ...] = Field((10, 15, 30), description="UMAP; grid")
+    num_components: tuple[int, ...] = Field((2, 5), description="UMAP; grid")
+    min_cluster_share: tuple[float, ...] = Field(
+        (0.05, 0.08, 0.12), description="HDBSCAN; grid: it decides more than all others together"
+    )
+    min_samples: tuple[int, ...] = Field((5, 15), description="HDBSCAN; grid")
+    num_seeds: int = Field(
+        20, ge=0, description="seeds of UMAP; 0 with 0 bootstraps: no stability run"
+    )
+    num_bootstraps: int = Field(100, ge=0, description="resamples of the training people")
+    normal_at: float = Field(
+        0.8, gt=0.5, le=1, description="normal in this share of draws or more is normal"
+    )
+    not_normal_at: float = Field(
+        0.2, ge=0, lt=0.5, description="in this share or less is not normal; between is uncertain"
+    )
+    decides: bool = Field(
+        True,
+        description="the consensus is the status that training uses, so that nobody is normal by one seed; "
+        "false: the single fit is, and the consensus stands beside it",
+    )
+
+    @model_validator(mode="after")
+    def _grid_has_values(self) -> Stability:
+        for name in ("num_neighbors", "num_components", "min_cluster_share", "min_samples"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values) or min(values) <= 0:
+                raise ValueError(f"{name} needs one or more different values above 0")
         return self
 
 
@@ -299,6 +368,7 @@ class Cluster(Section):
 
     ray: str | None = Field(None, description="address of a Ray cluster; none starts one here")
     mlflow: str | None = Field(None, description="tracking URI; none is sqlite in the workspace")
+    cohort_workers: int = Field(0, ge=0, description="stability draws at once; 0 is one a core")
     segment_workers: int = Field(1, description="actors that hold the segmenter")
     predict_workers: int = Field(1, description="actors that hold the DCNN")
     cpu_workers: int = Field(1, description="tasks that decode and prepare")
@@ -324,6 +394,7 @@ class Study(Section):
     segment: Segment = Segment()
     prepare: Prepare = Prepare()
     cohort: Cohort = Cohort()
+    stability: Stability = Stability()
     train: Train = Train()
     calibrate: Calibrate = Calibrate()
     score: Score = Score()

@@ -218,7 +218,21 @@ COHORT = Table(
             "HDBSCAN cluster after the 15 % rule; -1 noise, -2 not clustered",
         ),
         Column("cluster_name", STR, "its dominant conditions"),
-        Column("status", STR, "normal, not_normal or unknown"),
+        Column(
+            "status",
+            STR,
+            "what training uses: normal, uncertain, not_normal or unknown; the consensus, or the fit's when "
+            "the study says so",
+        ),
+        Column("fit_status", STR, "normal, not_normal or unknown, by the study's own seed"),
+        Column(
+            "consensus",
+            STR,
+            "normal, uncertain or not_normal over all draws; unknown when there were none",
+        ),
+        Column(
+            "normal_probability", FLOAT, "share of the draws that call the person normal", "", True
+        ),
         Column("umap_x", FLOAT, "first coordinate of the map", nullable=True),
         Column("umap_y", FLOAT, "second coordinate of the map", nullable=True),
         Column("num_findings", INT, "findings present", nullable=True),
@@ -278,7 +292,7 @@ PREDICTIONS = Table(
         *SCAN_KEY,
         Column("person_id", STR, "keyed hash that names one person"),
         Column("split", STR, "train, validate, calibrate or test"),
-        Column("status", STR, "normal, not_normal or unknown"),
+        Column("status", STR, "normal, uncertain, not_normal or unknown"),
         Column("age_years", FLOAT, "chronological age", "years"),
         Column("predicted_years", FLOAT, "raw output of the network", "years"),
     ),

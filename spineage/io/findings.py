@@ -23,21 +23,29 @@ from spineage.errors import BadStudy
 from spineage.io.bids import from_bids, is_bids
 from spineage.io.identity import Keyed
 from spineage.science.conditions import Codebook, codebook_from
+from spineage.science.folds import SPLITS
 from spineage.tables import TRUTH
 
 MAX_AGE_YEARS = 120.0
 
 
 def read_findings(location: str, keyed: Keyed) -> pd.DataFrame:
-    """person_id, exam_id, finding, level, severity as text ("" when empty) and row, its number in the file.
+    """person_id, exam_id, finding, level, side, severity as text ("" when empty); row, its number in the
+    file.
 
-    Needs the columns person, exam, finding, level; severity may be left out (then nothing is graded).
+    Needs the columns person, exam, finding, and level or region (where both are, region stands in for an
+    empty level); side may be left out, and severity (then nothing is graded).
     """
-    table = _read(location, "findings", ("person", "exam", "finding", "level"))
-    if "severity" not in table:
-        table["severity"] = ""
+    table = _read(location, "findings", ("person", "exam", "finding"))
+    if "region" in table:
+        level = table["level"] if "level" in table else table["region"]
+        table["level"] = level.where(level != "", table["region"])
+    _need(table, "level", "findings", "it needs")
+    for column in ("side", "severity"):
+        if column not in table:
+            table[column] = ""
     table = _hashed(table, keyed, "findings", with_exam=True)
-    return table[["person_id", "exam_id", "finding", "level", "severity", "row"]]
+    return table[["person_id", "exam_id", "finding", "level", "side", "severity", "row"]]
 
 
 def read_lifestyle(
@@ -80,6 +88,22 @@ def read_participants(location: str, keyed: Keyed) -> pd.DataFrame:
     for column in ("sex", "site"):
         table[column] = table[column].where(table[column] != "", None)
     return table[["person_id", "exam_id", "age_years", "sex", "site"]]
+
+
+def read_splits(location: str) -> dict[str, str]:
+    """The split of each person_id in the splits.csv that an earlier cohort published.
+
+    Raises BadStudy when a split has another name, or a person is listed twice.
+    """
+    table = _read(location, "splits", ("person_id", "split"))
+    known = table.split.isin(SPLITS)
+    if not known.all():
+        raise BadStudy(
+            f"splits: row {table.row[~known].iloc[0]} holds no split; splits are {', '.join(SPLITS)}"
+        )
+    if (doubled := table.person_id.duplicated()).any():
+        raise BadStudy(f"splits: row {table.row[doubled].iloc[0]} repeats a person listed before")
+    return dict(zip(table.person_id, table.split, strict=True))
 
 
 def read_truth(location: str, keyed: Keyed) -> pd.DataFrame:

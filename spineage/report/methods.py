@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from spineage.flow import ROAD
 from spineage.io.page import Block, Chapter, Heading, Items, Text, table
+from spineage.report.cohort import rule_words
 from spineage.report.evidence import Evidence
 from spineage.report.words import DASH, counted, number, percent
+from spineage.science.normal import BY_CLUSTER
 
 FEW_TO_CALIBRATE_ON = 100
 UNKNOWN_IN_THE_PAPER = (
@@ -110,18 +114,40 @@ def _preparation(evidence: Evidence) -> str:
 
 def _cohort(evidence: Evidence) -> str:
     c = evidence.study.cohort
-    if c.rule == "everyone":
-        return "The rule was “everyone”: nobody was left out for their findings."
+    splits = (
+        "Fitted on training people only, others were placed. Splits by person, stratified by decade of "
+        f"age, sex and site: {percent(c.train)} train, {percent(c.validate_)} validate, "
+        f"{percent(c.calibrate)} calibrate, {percent(c.test)} test"
+        + (f", and everybody of {', '.join(c.test_sites)} in test" if c.test_sites else "")
+        + "."
+    )
+    if c.rule not in BY_CLUSTER:
+        return f"{rule_words(c)} {splits}"
     return (
         f"Canberra distance (0/0 = 0) between severity vectors; UMAP to {c.num_components} "
         f"dimensions ({c.num_neighbors} neighbours, minimum distance {c.min_dist:g}); HDBSCAN "
         f"with clusters of at least {percent(c.min_cluster_share)} of people and min_samples "
-        f"{c.min_samples}; clusters under {percent(c.min_share)} merged. A group is normal when "
-        f"its burden is at most {c.max_burden_ratio:g} times that expected at its ages; people at "
-        f"or under the {percent(c.low_burden_quantile)} quantile of burden are normal whatever "
-        "their group. Fitted on training people only, others were placed. Splits by person: "
-        f"{percent(c.train)} train, {percent(c.validate_)} validate, {percent(c.calibrate)} "
-        f"calibrate, {percent(c.test)} test."
+        f"{c.min_samples}; clusters under {percent(c.min_share)} merged. {rule_words(c)} "
+        f"{_drawn_again(evidence)} {splits}"
+    )
+
+
+def _drawn_again(evidence: Evidence) -> str:
+    s = evidence.study.stability
+    if not s.num_seeds + s.num_bootstraps:
+        return "It was drawn once."
+    cells = math.prod(
+        map(len, (s.num_neighbors, s.num_components, s.min_cluster_share, s.min_samples))
+    )
+    return (
+        f"It was drawn again with {counted(s.num_seeds, 'seed')} and "
+        f"{counted(s.num_bootstraps, 'bootstrap')} in each of {counted(cells, 'grid cell')}; "
+        + (
+            f"normal in {percent(s.normal_at)} of the draws or more is normal, in "
+            f"{percent(s.not_normal_at)} or fewer is not, between is uncertain and trains nothing."
+            if s.decides
+            else "the single fit decides all the same."
+        )
     )
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import spineage
 from spineage.io.page import Chapter, render
-from spineage.report import accuracy, gap, methods, opening, people, population, road, spine
+from spineage.report import accuracy, cohort, gap, methods, opening, people, population, road, spine
 from spineage.report.evidence import Evidence, Tables
-from spineage.report.words import DISCLAIMER, MIXED_WORDS, PHANTOM_WORDS, counted
-
-COLOPHON = (
-    "Made by spineage from the tables of this study. Persons, exams and scans are named by keyed "
-    "hashes only."
-)
+from spineage.report.words import COLOPHON, DISCLAIMER, counted
+from spineage.report.words import phantom_words as words_of
 
 
 def chapters(evidence: Evidence) -> list[Chapter]:
@@ -20,8 +16,8 @@ def chapters(evidence: Evidence) -> list[Chapter]:
     found = [
         opening.chapter(evidence),
         road.chapter(evidence),
-        population.data(evidence),
-        population.cohort(evidence),
+        population.data(evidence.tables.cohort, evidence.tables.scans),
+        cohort.chapter(evidence.tables.cohort, evidence.audit, evidence.study),
         spine.segmentation(evidence),
         accuracy.training(evidence) if own else None,
         accuracy.accuracy(evidence) if own else None,
@@ -63,11 +59,7 @@ def _byline(evidence: Evidence) -> str:
 
 def phantom_words(tables: Tables) -> str:
     """What the banner says; it stands on every chapter when any scan is a phantom."""
-    return (
-        PHANTOM_WORDS
-        if tables.is_phantom
-        else MIXED_WORDS.format(num=tables.num_phantoms, total=len(tables.scans))
-    )
+    return words_of(tables.num_phantoms, len(tables.scans))
 
 
 def _people_words(tables: Tables, num_shown: int) -> tuple[str, ...]:

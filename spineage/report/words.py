@@ -19,6 +19,20 @@ DISCLAIMER = (
     "any person. A spine age gap describes a picture, not a cause."
 )
 
+COLOPHON = (
+    "Made by spineage from the tables of this study. Persons, exams and scans are named by keyed "
+    "hashes only."
+)
+
+
+def phantom_words(num_phantoms: int, total: int) -> str:
+    """What the banner says when any scan is a phantom."""
+    return (
+        PHANTOM_WORDS
+        if num_phantoms == total
+        else MIXED_WORDS.format(num=num_phantoms, total=total)
+    )
+
 
 def years(value: float | None, digits: int = 1) -> str:
     """`12.3 y`, or a dash when there is no number."""

@@ -12,15 +12,17 @@ import pandas as pd
 
 from spineage.science.clusters import NOISE
 from spineage.science.conditions import Feature
+from spineage.science.folds import bracket
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 NOT_CLUSTERED = -2
-NORMAL, NOT_NORMAL, UNKNOWN = "normal", "not_normal", "unknown"
+NORMAL, UNCERTAIN, NOT_NORMAL, UNKNOWN = "normal", "uncertain", "not_normal", "unknown"
+STATUSES = (NORMAL, UNCERTAIN, NOT_NORMAL, UNKNOWN)
 NAMED_SHARE = 0.5
 """A condition names a group when half its people have it, and more of them than of the population."""
-NUM_IN_NAME, NUM_LISTED = 3, 5
+NUM_IN_NAME, NUM_LISTED, NUM_DRAWN = 3, 5, 14
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,16 @@ def name_groups(
 
 
 def audit_of(
-    people: pd.DataFrame, matrix_PF: Floats, features: tuple[Feature, ...], verdict: Verdict
+    people: pd.DataFrame,
+    matrix_PF: Floats,
+    features: tuple[Feature, ...],
+    verdict: Verdict,
+    others: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Plain values: each group and the population described alike; counts are of people."""
+    """Plain values: each group and the population described alike; counts are of people.
+
+    others: the status of each person under other rules, one column a rule.
+    """
     everyone = np.ones(len(people), dtype=bool)
     groups = []
     for cluster in sorted(set(people.cluster)):
@@ -77,14 +86,62 @@ def audit_of(
         "num_not_normal_by_person": verdict.num_not_normal_by_person,
         "population": _described(people, everyone),
         "groups": groups,
-        "status": {
-            name: int((people.status == name).sum()) for name in (NORMAL, NOT_NORMAL, UNKNOWN)
-        },
+        "findings": _findings_by_group(people, matrix_PF, features),
+        "status": {name: int((people.status == name).sum()) for name in STATUSES},
         "splits": {
             str(split): {str(k): int(v) for k, v in part.status.value_counts().sort_index().items()}
             for split, part in people.groupby("split")
         },
-        "noise": "people of no group are judged together, like a group, by observed over expected burden",
+        "alternatives": [
+            _compared(people, str(name), others[name]) for name in others if len(people)
+        ],
+    }
+
+
+def _findings_by_group(
+    people: pd.DataFrame, matrix_PF: Floats, features: tuple[Feature, ...]
+) -> dict[str, Any]:
+    """How common each condition is in the population and in each group, for the conditions that set some
+    group apart most; shares of people."""
+    present = matrix_PF > 0
+    overall = present.mean(axis=0)
+    shares = {
+        int(cluster): present[(people.cluster == cluster).to_numpy()].mean(axis=0)
+        for cluster in sorted(set(people.cluster) - {NOT_CLUSTERED})
+    }
+    excess = np.max([share - overall for share in shares.values()] or [0 * overall], axis=0)
+    told = [i for i in np.argsort(-excess, kind="stable")[:NUM_DRAWN] if excess[i] > 0]
+    return {
+        "conditions": [features[i].name.replace("_", " ") for i in told],
+        "population": [round(float(overall[i]), 4) for i in told],
+        "groups": {
+            str(cluster): [round(float(share[i]), 4) for i in told]
+            for cluster, share in shares.items()
+        },
+    }
+
+
+def _compared(people: pd.DataFrame, name: str, status: pd.Series) -> dict[str, Any]:
+    """Who would be normal under another rule, against who is."""
+    here, there = people.status == NORMAL, status == NORMAL
+    decade = bracket(people.age_years)
+    is_bare = (people.num_findings.fillna(0) == 0) & people.is_coded
+    return {
+        "rule": name,
+        "num_normal": int(there.sum()),
+        "num_not_normal": int((status == NOT_NORMAL).sum()),
+        "num_train_normal": int((there & (people.split == "train")).sum()),
+        "num_gained": int((there & ~here).sum()),
+        "num_lost": int((here & ~there).sum()),
+        "num_without_findings_not_normal": int((is_bare & (status == NOT_NORMAL)).sum()),
+        "median_age_years": round(float(people.age_years[there].median()), 2)
+        if there.any()
+        else None,
+        "share_female": round(float((people.sex[there] == "F").mean()), 4) if there.any() else None,
+        "normal_by_decade": {
+            str(age): round(float(there[decade == age].mean()), 4)
+            for age in sorted(set(decade) - {-1})
+        },
     }
 
 

@@ -2,17 +2,17 @@
 
 The three are the paper's; their parameters are unknown there and are study settings here. Fitted on
 training people only; everybody else is placed by `transform` and `approximate_predict`. Letters: P people,
-F features, D UMAP dimensions.
+F features, D UMAP dimensions, M of the map.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import pairwise_distances
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ MIN_PEOPLE = 15
 """Fewer people, or fewer different ones than this many neighbourhoods need, show no density to cluster
 by."""
 MAP_DIMENSIONS = 2
-MAP_MIN_DIST = 0.1
+CHECKED_PEOPLE = 2000
+"""At most so many are clustered by distance: 32 MB of distances."""
 LOCAL_CONNECTIVITY = 1 + 1e-6
 """UMAP's default is 1, and fitting gives the same bits. But with 1 umap-learn 0.5.12's transform asks for the
 nearest person who is not alike of somebody whose neighbours are all alike, finds none, reads past the end of
@@ -49,34 +50,48 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """People as points of a few dimensions: UMAP, fitted. position_PD: of the people it was fitted on."""
+
+    position_PD: Floats
+    reducer: umap.UMAP
+
+    def transform(self, matrix_PF: Floats) -> Floats:
+        """The points [P, D] of people it was not fitted on."""
+        found = [np.empty((0, self.position_PD.shape[1]))]
+        with threadpool_limits(1):
+            for start in range(0, len(matrix_PF), PLACED_TOGETHER):
+                found.append(self.reducer.transform(matrix_PF[start : start + PLACED_TOGETHER]))
+        return np.concatenate(found).astype(np.float64)
+
+
+@dataclass(frozen=True)
 class Clusters:
-    """A fitted grouping. labels: of the people it was fitted on, NOISE for those of no group."""
+    """A fitted grouping. labels: of the people it was fitted on, NOISE for those of no group.
+
+    map_PD: where they are drawn, the two directions in which the embedding is widest (principal axes). A
+    second UMAP of two dimensions would cost as much as the first and show other neighbours than those that
+    were clustered.
+    """
 
     labels: Ints
     map_PD: Floats
-    reducer: umap.UMAP
-    mapper: umap.UMAP
+    embedding: Embedding
     clusterer: hdbscan.HDBSCAN
 
     def place(self, matrix_PF: Floats) -> tuple[Ints, Floats]:
         """The group (NOISE for those of none) and the map position of people it was not fitted on."""
-        labels, positions = [np.empty(0, dtype=np.int64)], [np.empty((0, MAP_DIMENSIONS))]
-        for start in range(0, len(matrix_PF), PLACED_TOGETHER):
-            labels_P, map_PD = self._place(matrix_PF[start : start + PLACED_TOGETHER])
-            labels.append(labels_P)
-            positions.append(map_PD)
-        return np.concatenate(labels), np.concatenate(positions)
+        position_PD = self.embedding.transform(matrix_PF)
+        return self.labels_at(position_PD), _on_map(position_PD, self.embedding.position_PD)
 
-    def _place(self, matrix_PF: Floats) -> tuple[Ints, Floats]:
+    def labels_at(self, position_PD: Floats) -> Ints:
+        """The group of each point of the embedding; NOISE for those of none."""
         import hdbscan
 
-        with threadpool_limits(1):
-            found = np.full(len(matrix_PF), NOISE)
-            if self.labels.max() > NOISE:
-                position_PD = self.reducer.transform(matrix_PF)
-                found, _ = hdbscan.approximate_predict(self.clusterer, position_PD)
-            position = self.mapper.transform(matrix_PF)
-        return found.astype(np.int64), position.astype(np.float64)
+        if not len(position_PD) or self.labels.max() == NOISE:
+            return np.full(len(position_PD), NOISE)
+        found, _ = hdbscan.approximate_predict(self.clusterer, position_PD)
+        return np.asarray(found, dtype=np.int64)
 
 
 def can_cluster(matrix_PF: Floats) -> bool:
@@ -85,45 +100,81 @@ def can_cluster(matrix_PF: Floats) -> bool:
 
 
 def fit(matrix_PF: Floats, recipe: Recipe, seed: int) -> Clusters:
-    """Group people by their condition vectors; the same rows and seed give the same bits.
+    """Group people by their condition vectors; the same rows and seed give the same bits."""
+    return group(embed(matrix_PF, recipe, seed), recipe)
+
+
+def embed(matrix_PF: Floats, recipe: Recipe, seed: int) -> Embedding:
+    """UMAP by Canberra distance.
 
     No P x P matrix beyond 4096 people (UMAP's own limit for exact neighbours): above it neighbours are
     found by descent. Seeded UMAP is single-threaded; BLAS is too, since its sums depend on the number of
     threads.
     """
     assert can_cluster(matrix_PF)
-    import hdbscan  # it and umap take seconds to import: the other stages do not pay
-    import umap
+    import umap  # it and hdbscan take seconds to import: the other stages do not pay
 
     num_people = len(matrix_PF)
-    layout = functools.partial(
-        umap.UMAP,
-        n_neighbors=min(recipe.num_neighbors, num_people - 1),
-        metric="canberra",
-        local_connectivity=LOCAL_CONNECTIVITY,
-        random_state=seed,
-        n_jobs=1,
-    )
     with threadpool_limits(1):
-        reducer = layout(
-            n_components=min(recipe.num_components, num_people - 3), min_dist=recipe.min_dist
+        reducer = umap.UMAP(
+            n_neighbors=min(recipe.num_neighbors, num_people - 1),
+            n_components=min(recipe.num_components, num_people - 3),
+            min_dist=recipe.min_dist,
+            metric="canberra",
+            local_connectivity=LOCAL_CONNECTIVITY,
+            random_state=seed,
+            n_jobs=1,
         ).fit(matrix_PF)
-        mapper = layout(n_components=MAP_DIMENSIONS, min_dist=MAP_MIN_DIST).fit(matrix_PF)
+    return Embedding(reducer.embedding_.astype(np.float64), reducer)
+
+
+def group(embedding: Embedding, recipe: Recipe) -> Clusters:
+    """HDBSCAN on the points of an embedding."""
+    import hdbscan
+
+    position_PD = embedding.position_PD
+    with threadpool_limits(1):
         clusterer = hdbscan.HDBSCAN(
-            min_cluster_size=max(5, round(recipe.min_cluster_share * num_people)),
-            min_samples=min(recipe.min_samples, num_people - 1),
-            cluster_selection_method=recipe.selection,
-            approx_min_span_tree=False,
-            prediction_data=True,
-            core_dist_n_jobs=1,
-        ).fit(reducer.embedding_.astype(np.float64))
-    return Clusters(
-        clusterer.labels_.astype(np.int64),
-        mapper.embedding_.astype(np.float64),
-        reducer,
-        mapper,
-        clusterer,
-    )
+            **_density(recipe, len(position_PD)), approx_min_span_tree=False, prediction_data=True
+        ).fit(position_PD)
+    labels = clusterer.labels_.astype(np.int64)
+    return Clusters(labels, _on_map(position_PD, position_PD), embedding, clusterer)
+
+
+def group_by_distance(matrix_PF: Floats, recipe: Recipe) -> Ints:
+    """HDBSCAN on the Canberra distances themselves: what the clusters are without UMAP.
+
+    Needs the P x P matrix: for a sample of at most CHECKED_PEOPLE.
+    """
+    import hdbscan
+
+    assert len(matrix_PF) <= CHECKED_PEOPLE
+    with threadpool_limits(1):
+        distance_PP = pairwise_distances(matrix_PF, metric="canberra", n_jobs=1)
+        found = hdbscan.HDBSCAN(metric="precomputed", **_density(recipe, len(matrix_PF))).fit(
+            distance_PP
+        )
+    return np.asarray(found.labels_, dtype=np.int64)
+
+
+def _density(recipe: Recipe, num_people: int) -> dict[str, Any]:
+    return {
+        "min_cluster_size": max(5, round(recipe.min_cluster_share * num_people)),
+        "min_samples": min(recipe.min_samples, num_people - 1),
+        "cluster_selection_method": recipe.selection,
+        "core_dist_n_jobs": 1,
+    }
+
+
+def _on_map(position_PD: Floats, fitted_PD: Floats) -> Floats:
+    """Points on the two principal axes of the fitted ones; each axis points where it is longest."""
+    with threadpool_limits(1):
+        centre = fitted_PD.mean(axis=0)
+        _, axes = np.linalg.eigh(np.cov(fitted_PD, rowvar=False))
+        axes_DM = axes[:, ::-1][:, :MAP_DIMENSIONS]
+        longest = np.abs(axes_DM).argmax(axis=0)
+        axes_DM = axes_DM * np.sign(axes_DM[longest, range(MAP_DIMENSIONS)])
+        return np.asarray((position_PD - centre) @ axes_DM, dtype=np.float64)
 
 
 def keep_large(labels_P: Ints, min_share: float) -> dict[int, int]:
@@ -140,3 +191,9 @@ def keep_large(labels_P: Ints, min_share: float) -> dict[int, int]:
     ]
     merged = {int(label): len(kept) for label in found if int(label) not in kept}
     return {NOISE: NOISE, **{label: i for i, label in enumerate(kept)}, **merged}
+
+
+def num_large(labels_P: Ints, min_share: float) -> int:
+    """How many groups the paper's rule keeps."""
+    sizes = np.unique(labels_P[labels_P != NOISE], return_counts=True)[1]
+    return int((sizes > min_share * len(labels_P)).sum())

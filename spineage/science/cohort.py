@@ -1,61 +1,59 @@
-"""Who is normal: people whose findings are no more than their age explains.
+"""Groups of people with alike findings, who of them is normal, and what other rules would say.
 
-Groups come from `clusters.fit` (Canberra, UMAP, HDBSCAN). Which groups are normal is not in the paper; here
-burden (the sum of severities) is compared with the burden expected at that age among training people:
-- a group is normal when its people together carry at most `max_burden_ratio` x what is expected at their ages
-  (indirect standardisation, as in a standardised mortality ratio; the population's is 1). The small groups
-  together, and the people of no group (noise), are judged in the same way.
-- a person who alone carries more than `max_person_ratio` x what is expected is not normal whatever the group.
-  Groups follow age more than illness: on phantoms of 80 to 2000 people no group was above its limit, while
-  this rule alone found 55-76 % of the people with planted degeneration at a specificity of 97-98 %.
-- guard: a person with as little burden as the lowest `low_burden_quantile` of people is normal whatever else.
-  People without findings are near-identical vectors: they form an island of their own, which falls under the
-  15 % rule, and without the guard the healthiest would be labelled abnormal.
-
-Groups, expectations and limits are fitted on training people; others are placed. A person is judged once, at
-the first exam with a known age, and the status holds for all scans of that person.
+Groups come from `clusters.fit` (Canberra, UMAP, HDBSCAN), who is normal from `normal.judge`. Groups,
+expectations and limits are fitted on training people; others are placed. A person is judged once, at the
+first exam with a known age, and the status holds for all scans of that person.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.isotonic import IsotonicRegression
 
 from spineage.science import clusters
 from spineage.science.audit import (
     NORMAL,
     NOT_CLUSTERED,
-    NOT_NORMAL,
     UNKNOWN,
     Verdict,
     audit_of,
     name_groups,
 )
 from spineage.science.conditions import Feature
+from spineage.science.normal import RULES, Rule, judge, low_burden_limit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-MIN_EXPECTED = 2.0
-"""Where less than two mild findings are expected (the young), a person is compared with two."""
+
+NOISE_WORDS = {
+    "judged": "people of no group are judged together, like a group, by observed over expected burden",
+    "not_normal": "people of no group are not normal, unless the guard or the rule for one person says more",
+    "unknown": "people of no group are unknown: neither normal nor not, unless the guard holds",
+}
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What makes a group, and what makes a group normal; see study.Cohort for the reasons."""
+class Decision:
+    """people: with cluster, cluster_name, status, umap_x, umap_y. others: the status of each person under
+    every rule that can be told from these data, one column a rule, the study's own among them."""
 
-    kind: str
-    min_share: float
-    low_burden_quantile: float
-    max_burden_ratio: float
-    max_person_ratio: float
-    recipe: clusters.Recipe
+    people: pd.DataFrame
+    verdict: Verdict
+    others: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The group of each person after the 15 % rule; those below num_kept are above the share."""
+
+    cluster: Ints
+    num_kept: int
 
 
 def first_scans(scans: pd.DataFrame) -> pd.DataFrame:
@@ -70,16 +68,22 @@ def first_scans(scans: pd.DataFrame) -> pd.DataFrame:
     return order.drop_duplicates("person_id")[scans.columns].reset_index(drop=True)
 
 
+def can_be_judged(people: pd.DataFrame) -> tuple[Bools, Bools]:
+    """Who has an age and readable findings, and who of them trains the groups."""
+    usable = (people.age_years.notna() & people.is_coded).to_numpy(bool)
+    return usable, usable & (people.split == "train").to_numpy(bool)
+
+
 def decide(
     people: pd.DataFrame, matrix_PF: Floats, features: tuple[Feature, ...], rule: Rule, seed: int
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Cluster, status and map position of each person, and the audit of the groups.
+) -> Decision:
+    """Cluster, status and map position of each person.
 
     people: one row a person: person_id, split, age_years, sex, num_findings, burden, is_coded. matrix_PF:
-    the condition vector of each. Returns people with cluster, cluster_name, status, umap_x, umap_y.
+    the condition vector of each.
 
-    Outcomes, named in the audit: `clustered`; `everyone` (the rule: all with an age are normal);
-    `burden` (the rule, with fewer people than can be clustered: each is judged alone);
+    Outcomes, named in the verdict: `clustered`; `everyone` (the rule: all with an age are normal);
+    `burden`, `percentile` (the rule, with fewer people than can be clustered: each is judged alone);
     `too_alike` (fewer than 15 training people, or hardly two different vectors: no group can be told,
     people of low burden are normal, the others unknown). Unknown too are people without an age or whose
     findings could not be coded.
@@ -91,91 +95,71 @@ def decide(
         umap_x=np.nan,
         umap_y=np.nan,
     ).reset_index(drop=True)
-    usable = (people.age_years.notna() & people.is_coded).to_numpy()
-    fitted = usable & (people.split == "train").to_numpy()
-    if rule.kind == "everyone":
-        people.loc[people.age_years.notna(), "status"] = NORMAL
+    usable, fitted = can_be_judged(people)
+    can_cluster = rule.kind != "everyone" and clusters.can_cluster(matrix_PF[fitted])
+    if (rule.kind in ("clusters", "paper") and not can_cluster) or not fitted.any():
+        return _too_alike(people, usable, fitted, rule)
+    num_kept, kinds = 0, ["everyone"]
+    if can_cluster:
+        people, num_kept = _clustered(people, matrix_PF, fitted, rule, seed)
+        names = name_groups(people, matrix_PF, features, fitted)
+        people["cluster_name"] = people.cluster.map(names)
+        kinds = list(RULES)
+    elif rule.kind == "everyone":
         people["cluster_name"] = "everyone"
-        verdict = Verdict("everyone")
-    elif rule.kind == "burden" and fitted.any() and not clusters.can_cluster(matrix_PF[fitted]):
-        people, verdict = _judged(people, usable, fitted, rule)
-    elif not clusters.can_cluster(matrix_PF[fitted]):
-        limit = _low_burden_limit(people[fitted], rule)
-        people.loc[usable & (people.burden <= limit).to_numpy(), "status"] = NORMAL
-        verdict = Verdict("too_alike", limit)
     else:
-        people = _clustered(people, matrix_PF, fitted, rule, seed)
-        people["cluster_name"] = people.cluster.map(
-            name_groups(people, matrix_PF, features, fitted)
-        )
-        people, verdict = _judged(people, usable, fitted, rule)
-    return people, {"rule": asdict(rule), **audit_of(people, matrix_PF, features, verdict)}
+        kinds = [kind for kind in RULES if kind not in ("clusters", "paper")]
+    status, verdict = judge(people, usable, fitted, num_kept, rule)
+    others = {k: judge(people, usable, fitted, num_kept, replace(rule, kind=k))[0] for k in kinds}
+    return Decision(people.assign(status=status), verdict, pd.DataFrame(others))
 
 
-def _low_burden_limit(fitted_people: pd.DataFrame, rule: Rule) -> float:
-    return (
-        float(fitted_people.burden.quantile(rule.low_burden_quantile))
-        if len(fitted_people)
-        else 0.0
-    )
+def audited(
+    decision: Decision, matrix_PF: Floats, features: tuple[Feature, ...], rule: Rule
+) -> dict[str, Any]:
+    """What a reviewer asks, as plain values; see `audit`."""
+    return {
+        "rule": asdict(rule),
+        "noise": NOISE_WORDS[rule.noise if rule.kind != "paper" else "not_normal"],
+        **audit_of(decision.people, matrix_PF, features, decision.verdict, decision.others),
+    }
+
+
+def group_people(
+    matrix_PF: Floats, found: clusters.Clusters, fitted: Bools, placed: Ints, min_share: float
+) -> Grouped:
+    """The groups of fitted and placed people together, after the 15 % rule."""
+    labels = np.empty(len(matrix_PF), dtype=np.int64)
+    labels[fitted], labels[~fitted] = found.labels, placed
+    renamed = clusters.keep_large(found.labels, min_share)
+    num_kept = clusters.num_large(found.labels, min_share)
+    return Grouped(np.array([renamed[int(label)] for label in labels]), num_kept)
+
+
+def _too_alike(people: pd.DataFrame, usable: Bools, fitted: Bools, rule: Rule) -> Decision:
+    if rule.kind == "everyone":
+        status, verdict = judge(people, usable, fitted, 0, rule)
+        people = people.assign(status=status, cluster_name="everyone")
+        return Decision(people, verdict, pd.DataFrame({"everyone": status}))
+    limit = low_burden_limit(people[fitted], rule)
+    people.loc[usable & (people.burden <= limit).to_numpy(), "status"] = NORMAL
+    return Decision(people, Verdict("too_alike", limit), pd.DataFrame(index=people.index))
 
 
 def _clustered(
     people: pd.DataFrame, matrix_PF: Floats, fitted: Bools, rule: Rule, seed: int
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, int]:
     """Groups found among the fitted people, everybody else placed among them."""
     found = clusters.fit(matrix_PF[fitted], rule.recipe, seed)
-    labels = np.empty(len(people), dtype=np.int64)
     position = np.empty((len(people), clusters.MAP_DIMENSIONS))
-    labels[fitted], position[fitted] = found.labels, found.map_PD
-    labels[~fitted], position[~fitted] = found.place(matrix_PF[~fitted])
-    renamed = clusters.keep_large(found.labels, rule.min_share)
-    cluster = np.array([renamed[int(label)] for label in labels])
-    uncoded = ~people.is_coded.to_numpy()
-    cluster[uncoded], position[uncoded] = NOT_CLUSTERED, np.nan
-    return people.assign(cluster=cluster, umap_x=position[:, 0], umap_y=position[:, 1])
-
-
-def expected_burden(age_years: Floats, burden: Floats) -> IsotonicRegression:
-    """The mean burden at each age, never falling with age; its sum over these people is theirs."""
-    return IsotonicRegression(out_of_bounds="clip").fit(age_years, burden)
-
-
-def _judged(
-    people: pd.DataFrame, usable: Bools, fitted: Bools, rule: Rule
-) -> tuple[pd.DataFrame, Verdict]:
-    """The status of everybody usable: by group, then by person, then the guard."""
-    known = people[fitted]
-    burden = people.burden.to_numpy(float)
-    model = expected_burden(known.age_years.to_numpy(float), burden[fitted])
-    expected = model.predict(people.age_years.fillna(0.0).to_numpy(float))
-    ratios = _ratios(known.cluster.to_numpy(), burden[fitted], expected[fitted])
-    ratio = people.cluster.map(ratios).to_numpy(float)
-    if rule.kind == "burden":  # groups are drawn, where there are any, and judge nobody
-        ratio = np.ones(len(people))
-    limit = _low_burden_limit(known, rule)
-    in_normal_group = ratio <= rule.max_burden_ratio
-    is_heavy = burden > rule.max_person_ratio * np.maximum(expected, MIN_EXPECTED)
-    is_low = burden <= limit
-    is_placed = ~np.isnan(
-        ratio
-    )  # nan: placed in no group, and training had no such people to judge by
-    people.loc[usable & is_placed, "status"] = NORMAL
-    people.loc[usable & ((is_placed & ~in_normal_group) | is_heavy), "status"] = NOT_NORMAL
-    people.loc[usable & is_low, "status"] = NORMAL
-    return people, Verdict(
-        "clustered" if (people.cluster != NOT_CLUSTERED).any() else "burden",
-        limit,
-        {cluster: (value, value <= rule.max_burden_ratio) for cluster, value in ratios.items()},
-        num_normal_by_guard=int((usable & is_low & ~(in_normal_group & ~is_heavy)).sum()),
-        num_not_normal_by_person=int((usable & ~is_low & in_normal_group & is_heavy).sum()),
+    placed, position[~fitted] = found.place(matrix_PF[~fitted])
+    position[fitted] = found.map_PD
+    grouped = group_people(matrix_PF, found, fitted, placed, rule.min_share)
+    uncoded = ~people.is_coded.to_numpy(bool)
+    position[uncoded] = np.nan
+    people = people.assign(
+        cluster=np.where(uncoded, NOT_CLUSTERED, grouped.cluster),
+        umap_x=position[:, 0],
+        umap_y=position[:, 1],
     )
-
-
-def _ratios(cluster: Ints, burden: Floats, expected: Floats) -> dict[int, float]:
-    """Observed over expected burden of each group; 0 for a group that carries and expects none."""
-    sums = pd.DataFrame({"observed": burden, "expected": expected}).groupby(cluster).sum()
-    return {
-        int(c): float(o / e) if e > 0 else 0.0
-        for c, o, e in zip(sums.index, sums.observed, sums.expected, strict=True)
-    }
+    return people, grouped.num_kept

@@ -2,13 +2,11 @@
 there.
 
 The paper aggregates 215 features by region and severity; its list is unknown, so the codebook (data,
-packaged as `codebook.yaml`) is our documented default. A row that cannot be read is counted and listed,
-never dropped in silence; a term is quoted only when it cannot be somebody's name (see `_printable`).
+packaged as `codebook.yaml`) is our documented default. `coding` reads a table by it.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
@@ -26,10 +24,24 @@ Floats = npt.NDArray[np.float64]
 
 KINDS = ("disc", "vertebra")
 MAX_SEVERITY = 3.0
-QUOTED_PEOPLE = 3
-"""A term is quoted when this many people share it, or when it is nearly a known word."""
 
-_REGION_WORDS = {
+SIDES = {
+    "left": ("left",),
+    "l": ("left",),
+    "right": ("right",),
+    "r": ("right",),
+    "bilateral": ("left", "right"),
+    "both": ("left", "right"),
+    "both side": ("left", "right"),
+    "b": ("left", "right"),
+    "central": (),
+    "midline": (),
+    "none": (),
+    "": (),
+}
+"""The word of a row's side, canonical, to the sides it means; none for what has no side."""
+
+REGION_WORDS = {
     "cervical": ("cervical",),
     "c": ("cervical",),
     "thoracic": ("thoracic",),
@@ -45,7 +57,7 @@ _REGION_WORDS = {
     "whole": REGIONS,
 }
 _SACRAL = tuple(f"S{i}" for i in range(1, 6))
-_CRANIAL_TO_CAUDAL = (*VERTEBRAE, *_SACRAL)
+CRANIAL_TO_CAUDAL = (*VERTEBRAE, *_SACRAL)
 
 
 @dataclass(frozen=True)
@@ -65,13 +77,16 @@ class Feature:
 class Codebook:
     """Which findings there are, where they can occur, and how reports word them.
 
-    kinds, regions: by finding. words: canonical term to finding. severities: canonical word to 0 (absent)
-    .. 3. nothing: canonical terms that mean "read, and nothing found".
+    kinds, regions: by finding. words: canonical term to finding. sided: the finding to code instead when the
+    row names a side. snomed: the SNOMED CT concept of a finding, for those that have one here. severities:
+    canonical word to 0 (absent) .. 3. nothing: canonical terms that mean "read, and nothing found".
     """
 
     kinds: dict[str, str]
     regions: dict[str, tuple[str, ...]]
     words: dict[str, str]
+    sided: dict[str, dict[str, str]]
+    snomed: dict[str, str]
     severities: dict[str, float]
     nothing: frozenset[str]
     ungraded: float
@@ -94,6 +109,8 @@ def codebook_from(raw: dict[str, Any]) -> Codebook:
     kinds: dict[str, str] = {}
     regions: dict[str, tuple[str, ...]] = {}
     words: dict[str, str] = {}
+    sided: dict[str, dict[str, str]] = {}
+    snomed: dict[str, str] = {}
     for finding, entry in raw["findings"].items():
         kinds[finding] = entry["kind"]
         regions[finding] = tuple(entry.get("regions", REGIONS))
@@ -102,15 +119,26 @@ def codebook_from(raw: dict[str, Any]) -> Codebook:
                 f"codebook: {finding} needs a kind of {KINDS} and regions of {REGIONS}, "
                 f"found {kinds[finding]!r} and {regions[finding]}"
             )
+        if "sides" in entry:
+            sided[finding] = dict(entry["sides"])
+        if "snomed" in entry:
+            snomed[finding] = str(entry["snomed"])
         for word in (finding, *entry.get("also", ())):
             if words.setdefault(canonical(word), finding) != finding:
                 raise BadStudy(
                     f"codebook: {word!r} means both {words[canonical(word)]} and {finding}"
                 )
+    for finding, other in ((f, o) for f, sides in sided.items() for o in sides.values()):
+        if set(sided[finding]) != {"left", "right"} or other not in kinds:
+            raise BadStudy(
+                f"codebook: sides of {finding} must name a finding for left and for right"
+            )
     return Codebook(
         kinds,
         regions,
         words,
+        sided,
+        snomed,
         {canonical(word): float(value) for word, value in raw["severities"].items()},
         frozenset(canonical(word) for word in raw["nothing"]),
         float(raw["ungraded"]),
@@ -137,8 +165,8 @@ def regions_of(level: str, kind: str) -> tuple[str, ...]:
     """
     plain = level.strip().lower()
     word = re.sub(r"[\s-]*spine$", "", plain)
-    if word in _REGION_WORDS:
-        return _REGION_WORDS[word]
+    if word in REGION_WORDS:
+        return REGION_WORDS[word]
     match = re.fullmatch(
         r"([ctdls])\s*(\d{1,2})(?:\s*(?:/|-|–|to)\s*([ctdls]?)\s*(\d{1,2}))?", plain
     )
@@ -148,12 +176,12 @@ def regions_of(level: str, kind: str) -> tuple[str, ...]:
         _vertebra(match[1], match[2]),
         _vertebra(match[3] or match[1], match[4] or match[2]),
     )
-    if first not in _CRANIAL_TO_CAUDAL or last not in _CRANIAL_TO_CAUDAL:
+    if first not in CRANIAL_TO_CAUDAL or last not in CRANIAL_TO_CAUDAL:
         return ()
     if kind == "disc" and _are_neighbours(first, last):
         last = first
-    start, stop = sorted((_CRANIAL_TO_CAUDAL.index(first), _CRANIAL_TO_CAUDAL.index(last)))
-    stretch = _CRANIAL_TO_CAUDAL[start : stop + 1]
+    start, stop = sorted((CRANIAL_TO_CAUDAL.index(first), CRANIAL_TO_CAUDAL.index(last)))
+    stretch = CRANIAL_TO_CAUDAL[start : stop + 1]
     found = {"lumbar" if v in _SACRAL else region_of(v) for v in stretch}
     return tuple(region for region in REGIONS if region in found)
 
@@ -183,105 +211,6 @@ def severity_of(text: str, codebook: Codebook) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and 0 <= value <= MAX_SEVERITY else None
-
-
-def code(findings: pd.DataFrame, codebook: Codebook) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The condition vector of every exam in a findings table, and what was not understood in it.
-
-    findings: person_id, exam_id, finding, level, severity, row (its number in the file); text, empty when
-    absent. Returns (one row per exam, see tables.CONDITIONS; a list of terms for people to read).
-    A finding whose severity cannot be read is counted as present and ungraded, and listed.
-    """
-    rows = findings.reset_index(drop=True)
-    columns: dict[Feature, int] = {feature: i for i, feature in enumerate(codebook.features)}
-    exams = rows[["person_id", "exam_id"]].drop_duplicates().sort_values(["person_id", "exam_id"])
-    exam_index = {key: i for i, key in enumerate(zip(exams.person_id, exams.exam_id, strict=True))}
-    matrix = np.zeros((len(exams), len(columns)))
-    missed = np.zeros(len(exams), dtype=np.int64)
-    trouble: list[tuple[str, str, int]] = []
-    for i, row in enumerate(rows.itertuples(index=False)):
-        exam = exam_index[str(row.person_id), str(row.exam_id)]
-        if canonical(str(row.finding)) in codebook.nothing:
-            continue
-        coded, problem = _code_row(str(row.finding), str(row.level), codebook)
-        severity = severity_of(str(row.severity), codebook)
-        if problem:
-            trouble.append((*problem, i))
-            missed[exam] += 1
-            continue
-        if severity is None:
-            trouble.append(("severity", str(row.severity), i))
-            severity = codebook.ungraded
-        for feature in coded:
-            matrix[exam, columns[feature]] = max(matrix[exam, columns[feature]], severity)
-    table = exams.reset_index(drop=True).assign(
-        features=list(matrix),
-        num_findings=(matrix > 0).sum(axis=1),
-        burden=matrix.sum(axis=1),
-        worst_severity=matrix.max(axis=1, initial=0.0),
-        num_not_understood=missed,
-    )
-    return table, _summary(trouble, rows, codebook)
-
-
-def _code_row(
-    finding: str, level: str, codebook: Codebook
-) -> tuple[list[Feature], tuple[str, str] | None]:
-    """The features of one row, or (which column, the term) that was not understood."""
-    name = codebook.words.get(canonical(finding))
-    if name is None:
-        return [], ("finding", finding)
-    possible = codebook.regions[name]
-    kind = codebook.kinds[name]
-    if not level.strip() and len(possible) == 1:
-        return [Feature(name, possible[0], kind)], None
-    regions = regions_of(level, kind)
-    if not regions:
-        return [], ("level", level)
-    coded = [Feature(name, region, kind) for region in regions if region in possible]
-    return (coded, None) if coded else ([], ("region", f"{name} in {regions[0]}"))
-
-
-def _summary(
-    trouble: list[tuple[str, str, int]], rows: pd.DataFrame, codebook: Codebook
-) -> list[dict[str, Any]]:
-    """One entry for each term that was not understood, the most frequent first."""
-    known = {
-        "finding": list(codebook.words),
-        "level": [*_CRANIAL_TO_CAUDAL, *_REGION_WORDS, "L4/5", "T12/L1", "L5/S1"],
-        "severity": list(codebook.severities),
-        "region": [],
-    }
-    grouped: dict[tuple[str, str], list[int]] = {}
-    for column, term, i in trouble:
-        grouped.setdefault((column, term.strip()), []).append(i)
-    entries = []
-    for (column, term), where in grouped.items():
-        near = difflib.get_close_matches(canonical(term), known[column], n=1, cutoff=0.5)
-        num_people = rows.person_id.iloc[where].nunique()
-        nearest = near[0] if near else None
-        entries.append(
-            {
-                "column": column,
-                "term": term if column == "region" else _printable(term, nearest, num_people),
-                "nearest": codebook.words.get(nearest, nearest) if nearest else None,
-                "num_rows": len(where),
-                "num_people": int(num_people),
-                "first_row": int(rows["row"].iloc[where[0]]),
-            }
-        )
-    return sorted(entries, key=lambda e: (-e["num_rows"], e["column"], e["first_row"]))
-
-
-def _printable(term: str, nearest: str | None, num_people: int) -> str:
-    """The term, unless it may be a name or free text: then the row number alone says where to look."""
-    if not term:
-        return "(empty)"
-    alike = difflib.SequenceMatcher(None, canonical(term), nearest or "").ratio()
-    is_short = len(term) <= 40 and not re.search(r"\d{4}", term)
-    if is_short and (num_people >= QUOTED_PEOPLE or alike >= 0.75):
-        return term
-    return "(not shown: it may be free text; see first_row)"
 
 
 def aligned(

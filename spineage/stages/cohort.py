@@ -3,10 +3,14 @@
 Splits and status belong to the person (settled at the first exam with a known age) and hold for every scan
 of that person; num_findings and burden are those of the scan's own exam. A scan without an age has a split
 and a group, and status unknown.
+
+`status` is what training uses: the consensus of the stability run, or the single fit when the study says so
+(stability.decides) or nothing is drawn again. The audit is published as JSON and as a page of its own.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from typing import Any
 
@@ -14,21 +18,34 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spineage.engine.solo import run_alone
+from spineage.engine.crew import Crew
 from spineage.errors import BadStudy
-from spineage.io.findings import read_codebook
+from spineage.io.findings import digest_of_file, read_codebook, read_splits
+from spineage.report.cohort_page import page
 from spineage.science import clusters
-from spineage.science.cohort import UNKNOWN, Rule, decide, first_scans
+from spineage.science.audit import UNKNOWN
+from spineage.science.cohort import Decision, audited, decide, first_scans
 from spineage.science.conditions import Feature, aligned
-from spineage.science.folds import draw_splits
+from spineage.science.folds import bracket, draw_splits
+from spineage.science.normal import Rule
+from spineage.science.stability import Sample
+from spineage.stages.cohort_stability import Stability, draw_again, grid_of
 from spineage.stages.context import Context
 from spineage.tables import COHORT
 
-SCHEMA = 1
+SCHEMA = 2
+PAGE, SPLITS_FILE = "audit.html", "splits.csv"
+OF_PERSON = ["person_id", "split", "cluster", "cluster_name", "status", "fit_status", "consensus",
+             "normal_probability", "umap_x", "umap_y"]  # fmt: skip
 
 
 def recipe(context: Context) -> dict[str, Any]:
-    """The rule, the seed, the conditions and which scans there are."""
+    """The rule, how it is drawn again, the seed, the conditions and which scans there are."""
+    return {**_base_recipe(context), **context.study.recipe("stability")}
+
+
+def _base_recipe(context: Context) -> dict[str, Any]:
+    splits = context.study.inputs.splits
     return {
         "schema": SCHEMA,
         "seed": context.study.seed,
@@ -37,6 +54,7 @@ def recipe(context: Context) -> dict[str, Any]:
         "scans": context.table_digest(
             "scans", columns=["person_id", "exam_id", "age_years", "sex", "site"]
         ),
+        "splits": digest_of_file(splits, "splits") if splits else None,
     }
 
 
@@ -45,9 +63,19 @@ def run(context: Context) -> dict[str, int]:
     if not context.is_done("cohort"):
         _publish(context)
     audit = json.loads(context.asset("cohort", "audit.json"))
+    _say(context, audit)
+    return {
+        "people": audit["population"]["num_people"],
+        **{f"people_{name}": n for name, n in audit["status"].items()},
+        **{f"people_to_{name}": n for name, n in audit["splits_people"].items()},
+        "exams_without_findings_rows": audit["exams_without_findings_rows"],
+    }
+
+
+def _say(context: Context, audit: dict[str, Any]) -> None:
     if audit["outcome"] == "too_alike":
         context.say(
-            f"  no groups can be told among {audit['splits_people']['train']} training people: "
+            f"  no groups can be told among {audit['splits_people'].get('train', 0)} training people: "
             "only people of the lowest burden are normal, the others unknown"
         )
     for group in audit["groups"] if audit["outcome"] == "clustered" else []:
@@ -57,12 +85,11 @@ def run(context: Context) -> dict[str, int]:
         context.say(
             f"  {audit['num_not_normal_by_person']} people of normal groups carry more than age explains"
         )
-    return {
-        "people": audit["population"]["num_people"],
-        **{f"people_{name}": n for name, n in audit["status"].items()},
-        **{f"people_to_{name}": n for name, n in audit["splits_people"].items()},
-        "exams_without_findings_rows": audit["exams_without_findings_rows"],
-    }
+    if drawn := audit["stability"]:
+        context.say(
+            f"  drawn {drawn['num_draws']} times: {audit['status']['uncertain']} people are uncertain"
+        )
+    context.say(f"  audit: {context.store.uri(context.folder('cohort'), PAGE)}")
 
 
 def _publish(context: Context) -> None:
@@ -71,28 +98,78 @@ def _publish(context: Context) -> None:
     if scans.empty:
         raise BadStudy("there are no scans to draw a cohort from: ingest accepted none")
     conditions = context.read("conditions")
-    _require_match(scans, conditions, has_findings=study.inputs.findings is not None)
+    has_findings = study.inputs.findings is not None
+    _require_match(scans, conditions, has_findings=has_findings)
     features = read_codebook()[0].features
     people, matrix_PF = _people(scans, conditions, features)
-    shares = {"train": study.cohort.train, "validate": study.cohort.validate_,
-              "calibrate": study.cohort.calibrate, "test": study.cohort.test}  # fmt: skip
-    people["split"] = people.person_id.map(draw_splits(people, shares, study.seed))
+    people["split"] = people.person_id.map(_splits(context, scans, people))
+    rule = _rule(context)
     context.connect()
-    people, audit = run_alone(decide, people, matrix_PF, features, _rule(context), study.seed)
-    exams = set(zip(conditions.person_id, conditions.exam_id, strict=True))
-    seen = scans[["person_id", "exam_id"]].drop_duplicates()
-    audit["exams_without_findings_rows"] = sum(
-        key not in exams for key in zip(seen.person_id, seen.exam_id, strict=True)
-    )
+    sample = Sample(people, matrix_PF, rule, tuple(grid_of(context).settings), study.seed)
+    with Crew(study.cluster.cohort_workers) as crew:
+        decision = crew.alone(decide, people, matrix_PF, features, rule, study.seed)
+        stability = draw_again(context, crew, decision, sample, _base_recipe(context))
+    decision = _settled(decision, stability, decides=study.stability.decides)
+    audit = audited(decision, matrix_PF, features, rule)
+    audit["stability"] = stability.audit if stability else None
+    audit["exams_without_findings_rows"] = _num_not_listed(scans, conditions)
     audit["splits_people"] = {
         str(k): int(v) for k, v in people.split.value_counts().sort_index().items()
     }
-    table = _by_scan(
-        scans, people, conditions, len(features), has_findings=study.inputs.findings is not None
-    )
+    table = _by_scan(scans, decision.people, conditions, len(features), has_findings=has_findings)
     context.publish(
-        "cohort", {"cohort": table}, {"audit.json": json.dumps(audit, indent=1).encode()}
+        "cohort",
+        {"cohort": table},
+        {
+            "audit.json": json.dumps(audit, indent=1, allow_nan=False).encode(),
+            SPLITS_FILE: _splits_file(decision.people),
+            PAGE: page(study, table, scans, audit).encode(),
+        },
     )
+
+
+def _splits(context: Context, scans: pd.DataFrame, people: pd.DataFrame) -> pd.Series:
+    c = context.study.cohort
+    shares = {"train": c.train, "validate": c.validate_, "calibrate": c.calibrate, "test": c.test}
+    sites = sorted(set(scans.site.dropna()))
+    for site in c.test_sites:
+        if site not in sites:
+            near = difflib.get_close_matches(site, sites, n=1, cutoff=0.0)
+            raise BadStudy(
+                f"cohort.test_sites names {site!r}, where nobody was scanned"
+                + (f": did you mean {near[0]!r}?" if near else "")
+            )
+    held_out = frozenset(scans.person_id[scans.site.isin(c.test_sites)])
+    location = context.study.inputs.splits
+    kept = read_splits(location) if location else {}
+    return draw_splits(people, shares, context.study.seed, held_out=held_out, kept=kept)
+
+
+def _splits_file(people: pd.DataFrame) -> bytes:
+    """What was drawn, to be named as inputs.splits when people are added; keyed ids only."""
+    drawn = people.assign(decade=bracket(people.age_years))
+    columns = ["person_id", "split", "decade", "sex", "site"]
+    return drawn.sort_values("person_id")[columns].to_csv(index=False).encode()
+
+
+def _settled(decision: Decision, stability: Stability | None, *, decides: bool) -> Decision:
+    """The decision with what the stability run adds, and the status that training uses."""
+    people = decision.people.assign(
+        fit_status=decision.people.status, consensus=UNKNOWN, normal_probability=np.nan
+    )
+    if stability:
+        people = people.assign(
+            consensus=stability.consensus, normal_probability=stability.normal_probability
+        )
+        if decides:
+            people = people.assign(status=people.consensus)
+    return Decision(people, decision.verdict, decision.others)
+
+
+def _num_not_listed(scans: pd.DataFrame, conditions: pd.DataFrame) -> int:
+    exams = set(zip(conditions.person_id, conditions.exam_id, strict=True))
+    seen = scans[["person_id", "exam_id"]].drop_duplicates()
+    return sum(key not in exams for key in zip(seen.person_id, seen.exam_id, strict=True))
 
 
 def _require_match(scans: pd.DataFrame, conditions: pd.DataFrame, *, has_findings: bool) -> None:
@@ -126,8 +203,11 @@ def _rule(context: Context) -> Rule:
         selection=c.selection,
     )
     return Rule(
-        c.rule, c.min_share, c.low_burden_quantile, c.max_burden_ratio, c.max_person_ratio, recipe
-    )
+        c.rule, c.min_share, c.low_burden_quantile, c.max_burden_ratio, c.max_person_ratio, recipe,
+        noise=c.noise, max_percentile=c.max_percentile,
+        percentile_window_years=c.percentile_window_years,
+        min_person_excess=c.min_person_excess,
+    )  # fmt: skip
 
 
 def _by_scan(
@@ -140,11 +220,8 @@ def _by_scan(
 ) -> pd.DataFrame:
     """The person's split, group and status on every scan, sorted by scan; unknown status without an age."""
     scans = scans.sort_values(["scan_id", "source_digest"]).reset_index(drop=True)
-    settled = people[
-        ["person_id", "split", "cluster", "cluster_name", "status", "umap_x", "umap_y"]
-    ]
-    table = scans.merge(settled, on="person_id", how="left", validate="many_to_one")
-    table.loc[table.age_years.isna(), "status"] = UNKNOWN
+    table = scans.merge(people[OF_PERSON], on="person_id", how="left", validate="many_to_one")
+    table.loc[table.age_years.isna(), ["status", "fit_status", "consensus"]] = UNKNOWN
     _, about = aligned(scans, conditions, num_features)
     is_read = about.is_coded & has_findings
     table["num_findings"] = about.num_findings.astype("Int64").where(is_read)

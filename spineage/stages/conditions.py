@@ -16,11 +16,11 @@ import pandas as pd
 from spineage.errors import BadStudy
 from spineage.io.findings import digest_of_file, read_codebook, read_findings
 from spineage.io.identity import Keyed, load_key
-from spineage.science.conditions import code
+from spineage.science.coding import REMARKS, code
 from spineage.stages.context import Context
 from spineage.tables import CONDITIONS
 
-SCHEMA = 1
+SCHEMA = 2
 NAMED_TERMS = 5
 
 
@@ -51,7 +51,7 @@ def run(context: Context) -> dict[str, int]:
     return {
         "exams": len(table),
         "exams_with_findings": int((table.num_findings > 0).sum()),
-        "rows_not_understood": sum(entry["num_rows"] for entry in missed),
+        "rows_not_understood": sum(e["num_rows"] for e in missed if e["column"] not in REMARKS),
     }
 
 
@@ -72,9 +72,10 @@ def _publish(context: Context, location: str | None) -> None:
 def _say_missed(context: Context, missed: list[dict[str, Any]]) -> None:
     for entry in missed[:NAMED_TERMS]:
         hint = f"; nearest known: {entry['nearest']}" if entry["nearest"] else ""
-        context.say(
-            f"  {entry['column']} not understood in {entry['num_rows']} rows: {entry['term']}{hint}"
+        what = (
+            entry["column"] if entry["column"] in REMARKS else f"{entry['column']} not understood"
         )
+        context.say(f"  {what} in {entry['num_rows']} rows: {entry['term']}{hint}")
     if len(missed) > NAMED_TERMS:
         context.say(f"  and {len(missed) - NAMED_TERMS} more terms: not_understood.json lists them")
 

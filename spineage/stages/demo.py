@@ -67,6 +67,17 @@ def demo_study(population: Path, workspace: str, seed: int, num_people: int) -> 
             "calibrate": 0.2,
             "test": 0.225,
         },
+        # the smallest grid that shows what it is: a real study leaves the defaults
+        "stability": {
+            "num_neighbors": [15],
+            "num_components": [5],
+            "min_cluster_share": [0.08, 0.12],
+            "min_samples": [5],
+            "num_seeds": 2,
+            "num_bootstraps": 4,
+            "decides": False,
+        },
+        "cluster": {"cohort_workers": 1},
         "train": {"epochs": max(30, round(30 * 60 / num_people))},  # as many steps for fewer people
         "report": {"title": "Spine age: the phantom demo"},
     }

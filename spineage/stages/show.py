@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from spineage.errors import FAULTS, BadStudy
+from spineage.io.findings import read_codebook
 from spineage.io.store import Store
 from spineage.stages.context import Context
 from spineage.study import read_study
@@ -53,6 +54,37 @@ def as_json(table: str, data: pd.DataFrame) -> str:
     """The rows as a JSON array; unknown is null."""
     rows = pa.Table.from_pandas(data, preserve_index=False).to_pylist()
     return json.dumps(rows, default=str)
+
+
+def codebook() -> list[dict[str, Any]]:
+    """One entry a feature, in the order of the condition vector: its name, and what reports may call it."""
+    book, _ = read_codebook()
+    words = {
+        finding: sorted(w for w, f in book.words.items() if f == finding) for finding in book.kinds
+    }
+    return [
+        {
+            "number": i + 1,
+            "feature": feature.name,
+            "finding": feature.finding,
+            "region": feature.region,
+            "kind": feature.kind,
+            "snomed": book.snomed.get(feature.finding),
+            "words": words[feature.finding],
+        }
+        for i, feature in enumerate(book.features)
+    ]
+
+
+def codebook_grid(entries: list[dict[str, Any]]) -> Grid:
+    """The features for a person to read."""
+    title = f"the codebook: {len(entries)} features, one finding in one region each"
+    grid = Grid("no.", "feature", "at a", "SNOMED CT", "words", title=title)
+    for e in entries:
+        grid.add_row(
+            str(e["number"]), e["feature"], e["kind"], e["snomed"] or "", ", ".join(e["words"])
+        )
+    return grid
 
 
 MAX_SERIES = 60

@@ -96,3 +96,12 @@ class WriteLines:
 
 def square(number: int) -> int:
     return number * number
+
+
+def work_on(item: Any, shared: Any) -> tuple[int, Any, int]:
+    """Its square, what is shared, and which process it was."""
+    if item == "bad":
+        raise ValueError("a bad item")
+    if item == "kill":
+        os._exit(139)
+    return item * item, shared, os.getpid()

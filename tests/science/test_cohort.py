@@ -16,13 +16,11 @@ from umap.umap_ import smooth_knn_dist
 
 from spineage.io.findings import read_codebook
 from spineage.science import clusters
-from spineage.science.cohort import (
-    Rule,
-    decide,
-    expected_burden,
-    first_scans,
-)
-from spineage.science.conditions import Feature, aligned, code
+from spineage.science.coding import code
+from spineage.science.cohort import audited, first_scans
+from spineage.science.cohort import decide as decision
+from spineage.science.conditions import Feature, aligned
+from spineage.science.normal import Rule, expected_burden
 from spineage.science.phantom.findings import read_findings
 from spineage.science.phantom.population import draw_population
 from spineage.science.phantom.recipe import PhantomRecipe
@@ -84,6 +82,14 @@ def people_of(matrix: Floats, **columns: Any) -> pd.DataFrame:
         }
     )
     return frame.assign(**columns)
+
+
+def decide(
+    people: pd.DataFrame, matrix: Floats, features: tuple[Feature, ...], rule: Rule, seed: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The people with their status, and the audit."""
+    decided = decision(people, matrix, features, rule, seed)
+    return decided.people, audited(decided, matrix, features, rule)
 
 
 def group(audit: dict[str, Any], cluster: int) -> dict[str, Any]:
@@ -175,10 +181,10 @@ def test_no_array_is_read_past_its_end_for_people_whose_neighbours_are_all_alike
 def test_the_fit_is_that_of_umaps_default_local_connectivity(
     fitted: clusters.Clusters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fitted.reducer.local_connectivity == clusters.LOCAL_CONNECTIVITY
+    assert fitted.embedding.reducer.local_connectivity == clusters.LOCAL_CONNECTIVITY
     monkeypatch.setattr(clusters, "LOCAL_CONNECTIVITY", 1.0)
     default = clusters.fit(PLANTED[0], RECIPE, seed=1)
-    assert np.array_equal(fitted.reducer.embedding_, default.reducer.embedding_)
+    assert np.array_equal(fitted.embedding.reducer.embedding_, default.embedding.reducer.embedding_)
 
 
 def test_nobody_to_place_is_fine(fitted: clusters.Clusters) -> None:
@@ -309,7 +315,7 @@ def test_most_phantoms_with_planted_degeneration_are_not_normal_and_the_others_a
     ]
     columns = ["person_id", "exam_id", "finding", "level", "severity"]
     book = read_codebook()[0]
-    coded, missed = code(pd.DataFrame(rows, columns=columns).assign(row=0), book)
+    coded, missed = code(pd.DataFrame(rows, columns=columns).assign(row=0, side=""), book)
     assert missed == []
     people = pd.DataFrame({"person_id": names, "exam_id": names})
     matrix, about = aligned(people, coded, len(book.features))
@@ -350,7 +356,7 @@ def test_with_too_few_people_only_low_burden_is_normal_and_the_rest_unknown() ->
     )
     assert decided.status.tolist() == ["normal"] * 3 + ["unknown"] * 9
     assert audit["outcome"] == "too_alike"
-    assert audit["status"] == {"normal": 3, "not_normal": 0, "unknown": 9}
+    assert audit["status"] == {"normal": 3, "uncertain": 0, "not_normal": 0, "unknown": 9}
 
 
 def test_nobody_in_training_is_no_crash() -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from spineage.errors import BadStudy
 from spineage.io.findings import read_codebook
+from spineage.science.coding import code
 from spineage.science.conditions import (
     aligned,
     canonical,
-    code,
     codebook_from,
     regions_of,
     severity_of,
@@ -25,7 +25,7 @@ def table(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
     """(exam, finding, level, severity): the person of exam e1 is p1, ..."""
     frame = pd.DataFrame(rows, columns=["exam_id", "finding", "level", "severity"])
     return frame.assign(
-        person_id=frame.exam_id.str.replace("e", "p"), row=np.arange(len(frame)) + 2
+        side="", person_id=frame.exam_id.str.replace("e", "p"), row=np.arange(len(frame)) + 2
     )
 
 
@@ -174,4 +174,116 @@ def test_a_codebook_region_that_does_not_exist_is_refused() -> None:
     raw = {"severities": {}, "nothing": [], "ungraded": 1,
            "findings": {"a": {"kind": "disc", "regions": ["lumber"]}}}  # fmt: skip
     with pytest.raises(BadStudy, match="lumber"):
+        codebook_from(raw)
+
+
+def listed(missed: list[dict[str, object]]) -> dict[str, tuple[object, object]]:
+    return {str(m["column"]): (m["term"], m["num_rows"]) for m in missed}
+
+
+def test_a_side_goes_to_the_sided_feature_and_other_findings_take_the_worse_side() -> None:
+    rows = table(
+        ("e1", "foraminal_stenosis", "L4/5", "mild"),
+        ("e1", "foraminal narrowing", "L5/S1", "severe"),
+        ("e1", "facet_arthropathy", "L4/5", "mild"),
+        ("e1", "facet_arthropathy", "L4/5", "moderate"),
+        ("e2", "foraminal_stenosis", "C5/6", "mild"),
+    ).assign(side=["Left", "R", "left", "right", "bilateral"])
+    coded, missed = code(rows, BOOK)
+    assert missed == []
+    first, second = (
+        {n: v for n, v in zip(NAMES, vector, strict=True) if v} for vector in coded.features
+    )
+    assert first == {
+        "foraminal_stenosis_left, lumbar": 1.0,
+        "foraminal_stenosis_right, lumbar": 3.0,
+        "facet_arthropathy, lumbar": 2.0,
+    }
+    assert second == {
+        "foraminal_stenosis_left, cervical": 1.0,
+        "foraminal_stenosis_right, cervical": 1.0,
+    }
+
+
+def test_a_report_table_with_every_fault_gives_the_right_features_and_the_list() -> None:
+    rows = table(
+        ("e1", "disc buldge", "L4/5", "mild"),  # a typo
+        ("e1", "disc_bulge", "L9/10", "mild"),  # no such level
+        ("e1", "disc_bulge", "L4/5", "mild"),
+        ("e1", "disc bulge", "L4-L5", "severe"),  # contradicts the row before
+        ("e1", "disc_bulge", "L4/5", "mild"),  # repeats an earlier row
+        ("e1", "fracture", "T12", "2"),
+        ("e1", "facet_arthropathy", "L5/S1", "mild"),  # a side nobody knows
+        ("e2", "no findings", "", ""),
+    ).assign(side=["", "", "", "", "", "", "lefft", ""])
+    coded, missed = code(rows, BOOK)
+    assert coded.num_not_understood.tolist() == [2, 0]
+    found = {n: v for n, v in zip(NAMES, coded.features[0], strict=True) if v}
+    assert found == {
+        "disc_bulge, lumbar": 3.0,
+        "fracture, thoracic": 2.0,
+        "facet_arthropathy, lumbar": 1.0,
+    }
+    assert coded.burden.tolist() == [6.0, 0.0]
+    said = listed(missed)
+    assert said == {
+        "finding": ("disc buldge", 1),
+        "level": ("(not shown: it may be free text; see first_row)", 1),
+        "side": ("lefft", 1),
+        "duplicate": ("a row that repeats another", 1),
+        "contradiction": ("disc_bulge: 1 and 3 at one place", 1),
+    }
+    nearest = {m["column"]: (m["nearest"], m["first_row"]) for m in missed}
+    assert nearest["finding"] == ("disc_bulge", 2)
+    assert nearest["side"] == ("left", 8)
+    assert nearest["contradiction"] == (None, 5)
+
+
+def test_the_same_severity_at_other_levels_or_on_other_sides_is_no_contradiction() -> None:
+    rows = table(
+        ("e1", "disc_bulge", "L4/5", "mild"),
+        ("e1", "disc_bulge", "L5/S1", "severe"),
+        ("e2", "disc_bulge", "L4/5", "severe"),
+        ("e1", "facet_arthropathy", "L4/5", "mild"),
+        ("e1", "facet_arthropathy", "L4/5", "severe"),
+    ).assign(side=["", "", "", "left", "right"])
+    assert code(rows, BOOK)[1] == []
+
+
+def test_what_a_word_of_absence_contradicts_is_listed_and_the_finding_counts() -> None:
+    coded, missed = code(
+        table(("e1", "modic", "L4/5", "none"), ("e1", "modic", "L4/5", "severe")), BOOK
+    )
+    assert coded.burden.tolist() == [3.0]
+    assert listed(missed) == {"contradiction": ("modic: 0 and 3 at one place", 1)}
+
+
+def test_the_codes_that_the_codebook_has_are_well_formed_snomed_ids() -> None:
+    """SNOMED CT ids end in a check digit of Verhoeff's scheme: a digit typed wrong is seen."""
+    assert set(BOOK.snomed) <= set(BOOK.kinds)
+    assert len(BOOK.snomed) >= 7
+    assert all(verhoeff(code) == 0 for code in BOOK.snomed.values())
+    assert verhoeff("76107002") != 0
+
+
+def verhoeff(number: str) -> int:
+    """0 for a number with a right check digit: a walk through the dihedral group of the pentagon."""
+    permutation = [list(range(10)), [1, 5, 7, 6, 2, 8, 3, 0, 9, 4]]
+    while len(permutation) < 8:
+        permutation.append([permutation[1][i] for i in permutation[-1]])
+
+    def product(a: int, b: int) -> int:
+        turned = (a + b) % 5 if a < 5 else (a - b) % 5
+        return turned if (a < 5) == (b < 5) else turned + 5
+
+    total = 0
+    for place, digit in enumerate(reversed(number)):
+        total = product(total, permutation[place % 8][int(digit)])
+    return total
+
+
+def test_a_codebook_side_must_be_a_finding_of_the_codebook() -> None:
+    raw = {"severities": {}, "nothing": [], "ungraded": 1,
+           "findings": {"a": {"kind": "disc", "sides": {"left": "b", "right": "c"}}}}  # fmt: skip
+    with pytest.raises(BadStudy, match="sides of a must name"):
         codebook_from(raw)

@@ -91,3 +91,32 @@ def test_people_of_unknown_age_have_a_split_too() -> None:
 def test_a_split_of_share_zero_stays_empty() -> None:
     drawn = draw_splits(people(50), {"train": 0.8, "test": 0.2, "validate": 0.0}, 0)
     assert set(drawn) == {"train", "test"}
+
+
+def test_people_keep_their_split_when_others_are_added_and_strata_hold_their_shares() -> None:
+    table = people(600)
+    first = draw_splits(table[:400], SHARES, 1)
+    again = draw_splits(table, SHARES, 1, kept=first.to_dict())
+    assert (again[first.index] == first).all()
+    redrawn = draw_splits(table, SHARES, 1)
+    assert (redrawn[first.index] != first).mean() > 0.3, "without memory a draw would do as well"
+    for name, share in SHARES.items():
+        assert abs((again == name).sum() - share * 600) < 3
+    table["split"] = table.person_id.map(again)
+    for _, stratum in table.groupby([bracket(table.age_years), table.sex.fillna("unknown")]):
+        for name, share in SHARES.items():
+            assert abs((stratum.split == name).sum() - share * len(stratum)) < 5
+
+
+def test_people_of_a_held_out_site_are_in_test_whatever_they_were_and_the_others_hold_the_shares() -> (
+    None
+):
+    table = people(600)
+    hill = table.person_id[table.site == "hill"]
+    drawn = draw_splits(
+        table, SHARES, 1, held_out=frozenset(hill), kept=dict.fromkeys(hill[:5], "train")
+    )
+    assert set(drawn[hill]) == {"test"}
+    rest = drawn.drop(hill)
+    for name, share in SHARES.items():
+        assert abs((rest == name).sum() - share * len(rest)) < 2

@@ -116,6 +116,9 @@ def _cohort() -> pd.DataFrame:
     people = pd.DataFrame({"person_id": [f"p{i:02d}" for i in range(len(splits))], "split": splits})
     people["age_years"] = ages
     people["status"] = ["normal"] * (len(splits) - 1) + ["not_normal"]
+    people = people.assign(
+        fit_status=people["status"], consensus="unknown", normal_probability=np.nan
+    )
     people["scan_id"] = [f"s{i:02d}" for i in range(len(splits))]
     first_test = people[people["split"] == "test"].head(1)
     people = pd.concat([people, first_test.assign(scan_id="s99")], ignore_index=True)

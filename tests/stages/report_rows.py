@@ -61,6 +61,9 @@ def person(i: int, rng: np.random.Generator, phantoms: bool) -> dict[str, Any]:
         "cluster": cluster,
         "cluster_name": name,
         "status": "normal" if cluster in (0, 1) else "not_normal",
+        "fit_status": "normal" if cluster in (0, 1) else "not_normal",
+        "consensus": {2: "not_normal", -1: "uncertain"}.get(cluster, "normal"),
+        "normal_probability": {0: 1.0, 1: 0.9, 2: 0.05, -1: 0.4}[cluster],
         "umap_x": float(3 * cluster + rng.normal(0, 0.5)),
         "umap_y": float(rng.normal(cluster % 2 * 2, 0.6)),
         "num_findings": int(burden),
@@ -377,6 +380,7 @@ def audit(cohort: pd.DataFrame) -> dict[str, Any]:
         "median_age_years": 55.0, "share_female": 0.5,
     }  # fmt: skip
     group = {
+        "cluster": 0,
         "name": "disc bulge, lumbar",
         "observed_over_expected": 1.1,
         "is_normal": True,
@@ -384,5 +388,40 @@ def audit(cohort: pd.DataFrame) -> dict[str, Any]:
     }
     return {
         "outcome": "clustered", "low_burden_limit": 1.0, "num_normal_by_guard": 3, "population": described,
-        "groups": [group], "noise": "people of no group are judged together",
+        "groups": [group], "noise": "people of no group are judged together", "num_not_normal_by_person": 2,
+        "findings": _findings(),
+        "stability": _drawn_again(), "alternatives": [_under("clusters", 20), _under("paper", 9)],
+    }  # fmt: skip
+
+
+def _findings() -> dict[str, Any]:
+    conditions = [f"disc bulge, {region}" for region in ("cervical", "thoracic", "lumbar")]
+    return {
+        "conditions": conditions,
+        "population": [0.1, 0.2, 0.3],
+        "groups": {"0": [0.2, 0.5, 0.9]},
+    }
+
+
+def _under(rule: str, num_normal: int) -> dict[str, Any]:
+    return {
+        "rule": rule, "num_normal": num_normal, "num_not_normal": 32 - num_normal, "num_train_normal": 7,
+        "num_gained": 0, "num_lost": 1, "num_without_findings_not_normal": 3, "median_age_years": 50.0,
+        "share_female": 0.5, "normal_by_decade": {"20": 0.9, "50": 0.5, "80": num_normal / 32},
+    }  # fmt: skip
+
+
+def _drawn_again() -> dict[str, Any]:
+    """One grid cell of two seeds and four bootstraps."""
+    row = {
+        "num_neighbors": 15, "num_components": 5, "min_cluster_share": 0.08, "min_samples": 5,
+        "num_draws": 6, "num_not_clustered": 0, "median_groups": 3.0, "normal_share": 0.6,
+        "normal_share_low": 0.5, "normal_share_high": 0.7, "seed_ari": 0.9, "seed_ari_low": 0.9,
+        "seed_ami": 0.8, "seed_ami_low": 0.8,
+    }  # fmt: skip
+    return {
+        "grid": {"num_seeds": 2, "num_bootstraps": 4}, "num_draws": 6, "num_not_clustered": 0,
+        "rows": [row], "jaccard": [{"cluster": 0, "name": "few findings", "mean": 0.8, "low": 0.7}],
+        "against_the_fit": [{"fit": "normal", "consensus": "uncertain", "num_people": 3}],
+        "without_umap": {"num_people": 16, "share_same_status": 0.9, "num_groups": 2, "ari": 0.7, "ami": 0.6},
     }  # fmt: skip

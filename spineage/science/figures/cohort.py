@@ -48,12 +48,13 @@ def split_histograms(cohort: pd.DataFrame) -> Figure:
             panel.set_title(f"{split}, {(people['split'] == split).sum()} people")
         panels[0].set_ylabel("people")
         panels[0].yaxis.get_major_locator().set_params(integer=True)
-        handles = [_swatch(panels[0], SEX_COLOURS[sex], sex) for sex in _sexes(people)]
+        handles = [_swatch(panels[0], SEX_COLOURS[sex], sex) for sex in sexes_of(people)]
         panels[-1].legend(handles=handles, loc="upper right", handlelength=1)
     return figure
 
 
-def _sexes(people: pd.DataFrame) -> list[str]:
+def sexes_of(people: pd.DataFrame) -> list[str]:
+    """The recorded sexes that occur, in a fixed order."""
     return [sex for sex in SEX_COLOURS if (people["sex"] == sex).any()]
 
 
@@ -63,7 +64,7 @@ def _swatch(panel: Axes, colour: str, name: str):  # type: ignore[no-untyped-def
 
 def _histogram(panel: Axes, people: pd.DataFrame, edges: np.ndarray) -> None:
     bracket = bracket_of(column_of(people, "age_years"), edges)
-    sexes = _sexes(people) or ["O"]
+    sexes = sexes_of(people) or ["O"]
     width = 0.8 / len(sexes)
     for i, sex in enumerate(sexes):
         at = np.arange(len(edges) - 1) + (i - (len(sexes) - 1) / 2) * width
@@ -114,12 +115,13 @@ def cohort_map(cohort: pd.DataFrame) -> Figure:
     """
     people = one_row_a_person(cohort).dropna(subset=["umap_x", "umap_y"])
     with look():
-        figure = new_figure(7.0, 4.8)
+        figure = new_figure(9.2, 4.8)
         axes = figure.subplots()
         for row in rows_of(cluster_shares(people)):
             group = people[people["cluster"] == row.cluster]
             for status, marker, alpha in (
                 ("normal", "o", 0.9),
+                ("uncertain", "^", 0.7),
                 ("not_normal", "x", 0.8),
                 ("unknown", ".", 0.5),
             ):
@@ -130,27 +132,27 @@ def cohort_map(cohort: pd.DataFrame) -> Figure:
                 )  # fmt: skip
         _name_clusters(axes, people)
         axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-        axes.margins(0.16, 0.14)
+        axes.margins(0.06, 0.06)
     return figure
 
 
 def _name_clusters(axes: Axes, people: pd.DataFrame) -> None:
-    """Names above each cluster's people, pushed up while they would cover a name already placed."""
-    span = float(np.ptp(people["umap_y"])) or 1.0
-    placed: list[tuple[float, float]] = []
-    for row in rows_of(cluster_shares(people).sort_values("num_people", ascending=False)):
-        group = people[people["cluster"] == row.cluster]
-        x, y = float(group["umap_x"].median()), float(group["umap_y"].max()) + 0.02 * span
-        while any(
-            abs(x - px) < 0.35 * float(np.ptp(people["umap_x"])) and abs(y - py) < 0.09 * span
-            for px, py in placed
-        ):
-            y += 0.03 * span
-        placed.append((x, y))
-        name = textwrap.fill(str(row.cluster_name), 30)
-        axes.text(
-            x, y, f"{name}\n{100 * row.share:.0f} %", ha="center", va="bottom", fontsize=8.5,
-            color=cluster_colour(int(row.cluster)) if row.cluster >= 0 else MUTED, fontweight="bold",
+    """Names beside the map from top to bottom as their people lie, each with a line to the middle of them."""
+    rows = rows_of(cluster_shares(people))
+    middles = {
+        row: people.loc[people["cluster"] == row.cluster, ["umap_x", "umap_y"]].median()
+        for row in rows
+    }
+    from_the_top = sorted(middles, key=lambda row: -float(middles[row]["umap_y"]))
+    heights = np.linspace(0.97, 0.06, len(from_the_top)) if len(from_the_top) > 1 else [0.5]
+    for row, height in zip(from_the_top, heights, strict=True):
+        colour = cluster_colour(int(row.cluster)) if row.cluster >= 0 else MUTED
+        name = textwrap.fill(str(row.cluster_name), 34)
+        axes.annotate(
+            f"{name}\n{100 * row.share:.0f} %",
+            xy=tuple(middles[row]), xytext=(1.04, height), textcoords="axes fraction",
+            ha="left", va="center", fontsize=8.5, color=colour, fontweight="bold", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "alpha": 0.6},
         )  # fmt: skip
 
 

@@ -18,9 +18,15 @@ from numpy.typing import NDArray
 INK, MUTED, RULE = "#1c2733", "#5d6b79", "#dfe4e9"
 BLUE, RUST, TEAL, PLUM, SAND = "#2c5f8a", "#b9552b", "#2b7f77", "#7b4b86", "#b98a2e"
 SEX_COLOURS = {"F": PLUM, "M": TEAL, "O": SAND}
-STATUS_COLOURS = {"normal": BLUE, "not_normal": RUST, "unknown": "#98a3ad"}
+STATUS_COLOURS = {
+    "normal": BLUE,
+    "uncertain": SAND,
+    "not_normal": RUST,
+    "unknown": "#98a3ad",
+}
 STATUS_NAMES = {
     "normal": "normal spine",
+    "uncertain": "uncertain",
     "not_normal": "not normal",
     "unknown": "no findings known",
 }
