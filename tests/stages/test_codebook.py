@@ -11,7 +11,7 @@ from spineage.cli import app
 
 def test_show_conditions_codebook_lists_the_215_features() -> None:
     result = CliRunner().invoke(app, ["show", "conditions", "--codebook", "--json"])
-    entries = json.loads(result.stdout)
+    entries = json.loads(result.stdout.splitlines()[0])
     assert [e["number"] for e in entries] == list(range(1, 216))
     assert len({e["feature"] for e in entries}) == 215
     assert all(e["words"] for e in entries)

@@ -196,7 +196,7 @@ def test_people_keep_the_split_of_an_earlier_cohort_when_others_are_added(
         findings_of(more),
         stability=none,
         inputs={"splits": str(drawn)},
-        rule="burden",
+        rule="everyone",
     )
     conditions.run(context)
     cohort.run(context)
