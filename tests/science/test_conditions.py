@@ -261,7 +261,7 @@ def test_what_a_word_of_absence_contradicts_is_listed_and_the_finding_counts() -
 def test_the_codes_that_the_codebook_has_are_well_formed_snomed_ids() -> None:
     """SNOMED CT ids end in a check digit of Verhoeff's scheme: a digit typed wrong is seen."""
     assert set(BOOK.snomed) <= set(BOOK.kinds)
-    assert len(BOOK.snomed) >= 7
+    assert len(BOOK.snomed) >= 5
     assert all(verhoeff(code) == 0 for code in BOOK.snomed.values())
     assert verhoeff("76107002") != 0
 
