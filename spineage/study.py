@@ -371,7 +371,9 @@ class Cluster(Section):
     cohort_workers: int = Field(0, ge=0, description="stability draws at once; 0 is one a core")
     segment_workers: int = Field(1, description="actors that hold the segmenter")
     predict_workers: int = Field(1, description="actors that hold the DCNN")
-    cpu_workers: int = Field(1, description="tasks that decode and prepare")
+    cpu_workers: int = Field(
+        1, description="workers of each step that decodes, names levels or prepares"
+    )
     gpus_per_worker: float = Field(0.0, description="1 on a GPU cluster; 0 is CPU")
     rows_per_part: int = Field(8, description="scores a worker holds before it writes them")
     deadline_s: float = Field(
