@@ -6,6 +6,16 @@ Same network, same scans (20 x 900 x 400 at 0.9 mm, plan spacing 1.5 mm in plane
 nnUNetPredictor is kept in one process and takes turns with the engine, scan by scan; `nnUNetv2_predict` runs
 once over all scans with its defaults. Where there is a GPU, a network of the size that nnU-Net plans, at 0.9
 mm, is measured there instead. `dice` is against the phantoms' truth, mean over tissues and scans.
+
+2026-11-24, two cores shared with other work (load 3-6), 2 scans, seconds a scan: predictor 31.8, exact
+34.0, fast 17.7, cli 54.5; exact 0.93 and fast 1.79 times the predictor, exact 1.6 times the cli: goals
+missed. 99.998 % of exact's voxels are the predictor's. The network has learnt little after 150 steps (Dice
+exact 0.290, fast 0.324), so this Dice says little of fast; test_nnunet_fast has the demo segmenter's.
+2026-11-24, processor seconds of one 16 x 256 x 128 tile (user + system, two threads, load 3-5): one at once
+1.49, two 1.20; with glibc kept from giving large blocks back (mallopt M_MMAP_THRESHOLD and
+M_TRIM_THRESHOLD of 1 GiB) 0.99 and 0.69. Not used yet.
+2026-11-24, did not help (one thread): channels_last_3d, 0.66-0.71 against 0.54-0.64, twice as fast in an
+8 to 8 convolution and slower in instance norm and copies; four tiles at once, 0.73.
 """
 
 from __future__ import annotations
