@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from spineage.errors import BadScan, BadStudy
 from spineage.io import nnunet_coarse as coarse
+from spineage.io.allocator import keep_freed_memory
 from spineage.io.nnunet_labels import Decision, LabelWriter, axis_orders
 from spineage.io.nnunet_networks import build_networks, num_channels, refuse_unsupported
 from spineage.io.nnunet_prepare import Box, Normalised, Preparation
@@ -50,8 +51,10 @@ def load_segmenter(
     channels_last: bool = False,
     compiled: bool = False,
 ) -> Segmenter:
-    """Verify, build and keep one segmenter. `threads` sets torch's CPU threads for the whole process.
+    """Verify, build and keep one segmenter.
 
+    threads: torch's CPU threads for the whole process, which is taken to do nothing else: on a CPU it also
+    keeps the memory it frees (`allocator`).
     mirror: average over the flips that the model was trained with; 8 times the work in 3D.
     channels_last, compiled: other ways to compute the same, which may pay on a GPU; a compiler is needed.
     Raises BadStudy as `read_manifest` does, or when the device is not there or the model is of an
@@ -64,6 +67,8 @@ def load_segmenter(
         )
     if threads is not None:
         torch.set_num_threads(threads)
+        if device == "cpu":
+            keep_freed_memory()
     folder = folder_of(weights)
     plans = PlansManager(json.loads((folder / "plans.json").read_text()))
     dataset = json.loads((folder / "dataset.json").read_text())

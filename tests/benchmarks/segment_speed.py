@@ -13,7 +13,8 @@ missed. 99.998 % of exact's voxels are the predictor's. The network has learnt l
 exact 0.290, fast 0.324), so this Dice says little of fast; test_nnunet_fast has the demo segmenter's.
 2026-11-24, processor seconds of one 16 x 256 x 128 tile (user + system, two threads, load 3-5): one at once
 1.49, two 1.20; with glibc kept from giving large blocks back (mallopt M_MMAP_THRESHOLD and
-M_TRIM_THRESHOLD of 1 GiB) 0.99 and 0.69. Not used yet.
+M_TRIM_THRESHOLD of 1 GiB) 0.99 and 0.69. Used since by `io/allocator.py`, with one arena: a thread's
+own arena holds no block over 64 MB.
 2026-11-24, did not help (one thread): channels_last_3d, 0.66-0.71 against 0.54-0.64, twice as fast in an
 8 to 8 convolution and slower in instance norm and copies; four tiles at once, 0.73.
 """
@@ -34,15 +35,15 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from spineage.io.allocator import keep_freed_memory
 from spineage.science.geometry import Volume
 from spineage.science.labels import SEMANTIC
 from spineage.stages.train_segmenter import dice_of
+from tests.benchmarks.segment_beside import Beside
 from tests.benchmarks.segment_network import (
     CONFIGURATION,
     PLANNED,
     SMALL,
-    by_predictor,
-    predictor_of,
     scans,
     segmenter,
     trained,
@@ -62,13 +63,28 @@ def main(num_scans: int = 8) -> None:
     torch.set_num_threads(2)
     plans, network = trained(features, in_plane_mm, device)
     people = scans(num_scans, SEED, 0.9)
-    predictor = predictor_of(plans, network, device)
+    with Beside(plans, network, device) as beside:
+        measure(beside, plans, network, device, goals, people)
+
+
+def measure(
+    beside: Beside,
+    plans: PlansManager,
+    network: torch.nn.Module,
+    device: str,
+    goals: dict[str, float],
+    people: list[tuple[Volume, Volume]],
+) -> None:
+    """Each scan by each way in turn; prints the line."""
+    on_gpu, num_scans = device == "cuda", len(people)
+    if not on_gpu:
+        keep_freed_memory()  # as `load_segmenter` does for a worker
     engine = segmenter(plans, network, device)
     engine.warm_up()
-    ways: dict[str, Callable[[Volume], Volume]] = {
-        "predictor": lambda image: by_predictor(predictor, image),
-        "exact": engine.segment,
-        "fast": lambda image: engine.segment(image, "fast"),
+    ways: dict[str, Callable[[Volume], tuple[Volume, float]]] = {
+        "predictor": beside,
+        "exact": lambda image: timed(lambda: engine.segment(image)),
+        "fast": lambda image: timed(lambda: engine.segment(image, "fast")),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     dice: dict[str, list[float]] = {way: [] for way in ways}
@@ -76,9 +92,8 @@ def main(num_scans: int = 8) -> None:
     for image, truth in people:
         labels = {}
         for way, run in ways.items():
-            started = time.perf_counter()
-            labels[way] = run(image)
-            seconds[way].append(time.perf_counter() - started)
+            labels[way], taken = run(image)
+            seconds[way].append(taken)
             dice[way].append(mean_dice(labels[way], truth))
         agreement.append(
             float((labels["exact"].voxels_RAS == labels["predictor"].voxels_RAS).mean())
@@ -108,6 +123,11 @@ def main(num_scans: int = 8) -> None:
         and mean["fast"] >= mean["exact"] - DICE_LOSS,
     }
     print(json.dumps(line))
+
+
+def timed(run: Callable[[], Volume]) -> tuple[Volume, float]:
+    started = time.perf_counter()
+    return run(), time.perf_counter() - started
 
 
 def mean_dice(found: Volume, truth: Volume) -> float:
