@@ -15,6 +15,8 @@ import ray
 
 from spineage.errors import StoppedEarly
 
+PLACED_WITHIN_S = 60.0
+
 
 class _Worker:
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -57,13 +59,12 @@ class Crew:
         An exception in the function is raised here, and says for which item. Raises StoppedEarly when an item
         killed its worker twice.
         """
+        items = list(items)
         waiting, here = iter(items), ray.put(shared)
         flying: dict[Any, tuple[Any, Any]] = {}
-        for item in waiting:
-            worker = self._hire(len(flying) + 1)[len(flying)]
+        workers = self._placed(min(self.num_workers, len(items)))
+        for worker, item in zip(workers, waiting, strict=False):
             flying[worker.call.remote(function, item, here)] = worker, item
-            if len(flying) == self.num_workers:
-                break
         while flying:
             [ready], _ = ray.wait(list(flying), num_returns=1)
             worker, item = flying.pop(ready)
@@ -72,11 +73,32 @@ class Crew:
                 flying[worker.call.remote(function, following, here)] = worker, following
                 break
 
+    def _placed(self, num: int) -> list[Any]:
+        """As many workers as the cluster has room for within a minute, one at least.
+
+        An item given to a worker that waits for a core would wait with it.
+        """
+        if not num:
+            return []
+        answers = {worker.call.remote(_here): worker for worker in self._hire(num)}
+        there, _ = ray.wait(list(answers), num_returns=len(answers), timeout=PLACED_WITHIN_S)
+        if not there:
+            there, _ = ray.wait(list(answers), num_returns=1)
+        for answer, worker in answers.items():
+            if answer not in there:
+                ray.kill(worker)
+        self._workers = [answers[answer] for answer in there]
+        return self._workers
+
     def _hire(self, num: int) -> list[Any]:
         kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=1)(_Worker)
         while len(self._workers) < num:
             self._workers.append(kind.remote())
         return self._workers
+
+
+def _here() -> None:
+    """What a worker that has its core answers."""
 
 
 def _result(reference: Any, what: str) -> Any:
@@ -86,7 +108,7 @@ def _result(reference: Any, what: str) -> Any:
         cause = error.cause
         cause.add_note(f"at {what}")
         raise cause from None
-    except ray.exceptions.RayActorError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         raise StoppedEarly(
             f"{what} killed its worker twice ({type(error).__name__}): most likely it ran out of memory; "
             "what is done is kept, so run again with fewer workers at once (cluster.cohort_workers)"

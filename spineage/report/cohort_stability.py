@@ -21,7 +21,10 @@ def stability(cohort: pd.DataFrame, audit: Mapping[str, Any], study: Study) -> l
     """Probabilities, the grid, and how far the clusters agree."""
     drawn = audit["stability"]
     if not drawn:
-        why = "The cohort was drawn once: the study asks for no draws, or its rule has no clusters."
+        why = (
+            "The cohort was drawn once: the study asks for no draws, its rule has no clusters, or too few "
+            "people could be clustered."
+        )
         return [Heading("How firm it is"), Text((why,), "note")]
     s, grid = study.stability, drawn["grid"]
     training = (

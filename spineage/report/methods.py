@@ -134,7 +134,7 @@ def _cohort(evidence: Evidence) -> str:
 
 def _drawn_again(evidence: Evidence) -> str:
     s = evidence.study.stability
-    if not s.num_seeds + s.num_bootstraps:
+    if not evidence.audit.get("stability"):
         return "It was drawn once."
     cells = math.prod(
         map(len, (s.num_neighbors, s.num_components, s.min_cluster_share, s.min_samples))

@@ -24,11 +24,17 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+MIN_JUDGED = 0.5
+"""Of the draws that had clusters: who is judged in fewer is known in too few to be called anything."""
+
 
 @dataclass(frozen=True)
 class Agreement:
-    """normal_probability: of each person, NaN for who was never judged. rows: one a grid cell. jaccard: by
-    cluster of the study, mean of its best match over bootstraps, by grid cell."""
+    """normal_probability: share of the draws that judged a person, NaN for who was judged in too few.
+
+    rows: one a grid cell. jaccard: by cluster of the study, mean of its best match over bootstraps, by grid
+    cell.
+    """
 
     normal_probability_P: Floats
     num_draws: int
@@ -64,6 +70,7 @@ def agree(grid: Grid, outcomes: Iterable[tuple[Cell, Outcome]], reference_P: Int
         layout = []
     with np.errstate(invalid="ignore"):
         probability = num_normal / num_judged
+    probability[num_judged < MIN_JUDGED * (num_draws - num_missed)] = np.nan
     return Agreement(probability, num_draws, num_missed, rows, jaccard)
 
 

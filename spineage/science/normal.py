@@ -163,5 +163,6 @@ def burden_percentile(people: pd.DataFrame, fitted: Bools, window_years: float) 
 
 
 def _near(by_age: Ints, age: Floats, own: float, window_years: float) -> Ints:
-    low, high = np.searchsorted(age[by_age], [own - window_years, own + window_years])
-    return by_age[low:high]
+    ages = age[by_age]
+    low = np.searchsorted(ages, own - window_years)
+    return by_age[low : np.searchsorted(ages, own + window_years, side="right")]

@@ -112,7 +112,11 @@ def _bundle(
         network={name: told[name] for name in ("channels", "pools", "dropout")},
         region=context.study.train.region,
         prepare=context.study.recipe("prepare")["prepare"],
-        segmenter={name: segmenter[name] for name in ("digest", "schema", "labels", "domain")},
+        segmenter={
+            **{name: segmenter[name] for name in ("digest", "schema", "labels", "domain")},
+            "mode": context.study.segment.mode,
+            "mirror": context.study.segment.mirror,
+        },
         domain=domain_of(scans["is_phantom"].to_numpy()),
         train_age_years=(
             float(trained_on["age_years"].min()),

@@ -79,7 +79,7 @@ def _say(context: Context, audit: dict[str, Any]) -> None:
             "only people of the lowest burden are normal, the others unknown"
         )
     for group in audit["groups"] if audit["outcome"] == "clustered" else []:
-        verdict = "normal" if group["is_normal"] else "not normal"
+        verdict = {True: "normal", False: "not normal", None: "not judged"}[group["is_normal"]]
         context.say(f"  {group['share']:.0%} {group['name']}: {verdict}")
     if audit["num_not_normal_by_person"]:
         context.say(
@@ -142,6 +142,17 @@ def _splits(context: Context, scans: pd.DataFrame, people: pd.DataFrame) -> pd.S
     held_out = frozenset(scans.person_id[scans.site.isin(c.test_sites)])
     location = context.study.inputs.splits
     kept = read_splits(location) if location else {}
+    if kept:
+        num_kept = int(people.person_id.isin(kept).sum())
+        if not num_kept:
+            raise BadStudy(
+                "inputs.splits lists none of this study's people: it is of others, or their ids were hashed "
+                "with another key; people who were in test would be drawn anew, into training too"
+            )
+        context.say(
+            f"  splits kept of {num_kept} people, drawn of {len(people) - num_kept}; "
+            f"{len(kept) - num_kept} of the list are not here"
+        )
     return draw_splits(people, shares, context.study.seed, held_out=held_out, kept=kept)
 
 

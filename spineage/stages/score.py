@@ -122,6 +122,14 @@ def require_fit(context: Context, bundle: Bundle) -> None:
             f"the model was trained on masks of segmenter {bundle.segmenter['digest'][:12]}, segment.weights "
             f"is {found[:12]}: name the former, or train and calibrate with the latter"
         )
+    section = context.study.segment
+    for key, before in (("mode", "exact"), ("mirror", False)):  # of bundles that do not say
+        theirs = bundle.segmenter.get(key, before)
+        if getattr(section, key) != theirs:
+            raise BadStudy(
+                f"the model was trained on masks drawn with segment.{key}: {theirs}, the study says "
+                f"{getattr(section, key)}: set it so, or train and calibrate with the study's"
+            )
 
 
 # which scans

@@ -26,6 +26,7 @@ from spineage.io.nnunet_raw import write_raw
 from spineage.io.nnunet_training import DATASET
 from spineage.io.store import Store
 from spineage.io.tracking import Tracking, open_tracking
+from spineage.stages.context import digest_of
 from spineage.stages.train_sources import Source
 
 EXPERIMENT = "spineage-segmenter"
@@ -66,7 +67,7 @@ def train_folds(
         raise BadStudy(f"{out} already holds a segmenter; give another folder")
     told = {
         "recipe": recipe.as_json(), "folds": list(folds), "domain": domain, "source": source.about,
-        "channels": list(source.channels), "num_cases": len(source.cases),
+        "schema": source.schema, "channels": list(source.channels), "num_cases": len(source.cases),
         "cases": hashlib.sha256("\n".join(c.name for c in source.cases).encode()).hexdigest()[:16],
     }  # fmt: skip
     _claim(work, told)
@@ -75,7 +76,7 @@ def train_folds(
     say(f"planning and preprocessing {len(source.cases)} scans")
     nnunet_folds.plan(work, recipe, splits, machines.processes)
     tracking = open_tracking(machines.mlflow, Store(str(work)), EXPERIMENT)
-    run_id = tracking.open_run("train-segmenter", str(work))
+    run_id = tracking.open_run("train-segmenter", digest_of(told))
     tracking.log_params(run_id, told)
     listener = Listener(tracking, run_id, work, recipe, folds, say)
     _train(work, recipe, folds, machines, listener, loop)

@@ -16,7 +16,7 @@ from spineage.io.store import Store
 from spineage.io.volumes import mask_from_row
 from spineage.science.foreign import TOOLS
 from spineage.science.geometry import Volume
-from spineage.stages.context import Context
+from spineage.stages.context import Context, digest_of
 from spineage.tables import MASKS
 
 
@@ -35,7 +35,15 @@ def from_folders(images: str, labels: str, tool: str) -> Source:
     """Image and label files; see `nnunet_raw.cases_from_folders`."""
     cases = cases_from_folders(Path(images), Path(labels), tool)
     channels = ["T2", *(f"channel {i}" for i in range(1, cases[0].num_images))]
-    return Source(cases, TOOLS[tool].schema, channels, {"kind": "folders", "labels_of": tool})
+    about = {"kind": "folders", "labels_of": tool, "content": _content(images, labels)}
+    return Source(cases, TOOLS[tool].schema, channels, about)
+
+
+def _content(*folders: str) -> str:
+    """Names, sizes and times of all files: a label that was corrected is another training."""
+    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file())
+    lines = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return digest_of({"files": lines})
 
 
 def _image(row: dict[str, Any], max_gap_mm: float) -> list[Volume]:
@@ -51,7 +59,8 @@ def _mask(store: Store, row: dict[str, Any]) -> Volume:
 def from_raw(folder: str, label_map: dict[str, str] | None) -> Source:
     """A dataset in nnU-Net's raw layout; see `nnunet_raw.cases_from_raw`."""
     cases, channels, schema = cases_from_raw(Path(folder), label_map)
-    return Source(cases, schema, channels, {"kind": "raw"})
+    about = {"kind": "raw", "content": _content(folder), "label_map": label_map or {}}
+    return Source(cases, schema, channels, about)
 
 
 def from_masks(context: Context) -> Source:
@@ -72,5 +81,6 @@ def from_masks(context: Context) -> Source:
         )
         for row in ({str(k): v for k, v in r.items()} for r in rows.to_dict("records"))
     ]
-    about = {"kind": "masks", "segment": context.fingerprint("segment")}
+    keys = rows[list(KEY)].to_numpy().tolist()
+    about = {"kind": "masks", "segment": context.fingerprint("segment"), "content": digest_of(keys)}
     return Source(cases, "levels", ["T2"], about)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spineage.science.agreement import agree, consensus
-from spineage.science.stability import Cell, Grid, Outcome, draw, seed_of
+from spineage.science.stability import NOT_JUDGED, Cell, Grid, Outcome, draw, seed_of
 
 GRID = Grid((15,), (5,), (0.08,), (5,), num_seeds=2, num_bootstraps=2)
 REFERENCE = np.array([0, 0, 0, 1, 1, -1, -2])
@@ -37,6 +37,20 @@ def test_a_probability_is_the_share_of_draws_and_nobody_judged_has_none() -> Non
     found = agree(GRID, outcomes(), REFERENCE).normal_probability_P
     assert found[:6].tolist() == [1, 1, 0.5, 0, 0.25, 0.5]
     assert np.isnan(found[6])
+
+
+def test_who_is_judged_in_fewer_than_half_of_the_draws_is_called_nothing() -> None:
+    """Noise that the study does not judge: one draw that calls a person normal is no probability of 1."""
+    draws = [
+        (cell, Outcome(drawn.is_drawn_P, drawn.cluster_SP, drawn.is_normal_SP.copy()))
+        for cell, drawn in outcomes()
+    ]
+    for number, (_, outcome) in enumerate(draws):
+        outcome.is_normal_SP[0, 5] = 1 if number == 0 else NOT_JUDGED
+        outcome.is_normal_SP[0, 4] = 1 if number < 2 else NOT_JUDGED
+    found = agree(GRID, draws, REFERENCE).normal_probability_P
+    assert np.isnan(found[5])
+    assert found[4] == 1
 
 
 def test_the_limits_themselves_belong_to_normal_and_not_normal() -> None:

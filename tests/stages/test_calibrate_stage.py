@@ -66,7 +66,7 @@ def test_the_bundle_holds_what_a_scan_needs(done):
     bundle, _ = read_bundle(context.store, f"{context.folder('calibrate')}/bundle", digest)
     train = cohort[cohort.split == "train"]
     assert bundle.domain == "phantom"
-    assert bundle.segmenter == SEGMENTER
+    assert bundle.segmenter == {**SEGMENTER, "mode": "exact", "mirror": False}
     assert bundle.train_age_years == (train.age_years.min(), train.age_years.max())
     assert bundle.cohort == context.fingerprint("cohort")
     assert bundle.role_of(train.person_id.iloc[0]) == "train"

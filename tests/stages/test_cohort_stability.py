@@ -236,6 +236,9 @@ def test_a_splits_file_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None
     people = cohort._people(scans, context.read("conditions"), read_codebook()[0].features)[0]
     with pytest.raises(BadStudy, match="splits: row 3 holds no split"):
         cohort._splits(context, scans, people)
+    path.write_text("person_id,split\na,train\nb,test\n")
+    with pytest.raises(BadStudy, match="none of this study's people"):
+        cohort._splits(context, scans, people)
 
 
 # the page

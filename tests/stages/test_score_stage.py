@@ -329,6 +329,9 @@ def test_a_model_for_other_tensors_or_masks_is_refused_before_work(context, monk
     other = Planted(study.model_copy(update={"prepare": wider}))
     with pytest.raises(BadStudy, match=r"prepare\.normalise: csf"):
         score.run(other)
+    faster = study.segment.model_copy(update={"mode": "fast"})
+    with pytest.raises(BadStudy, match=r"segment\.mode: exact"):
+        score.run(Planted(study.model_copy(update={"segment": faster})))
     monkeypatch.setattr(score, "read_manifest", lambda weights: {**SEGMENTER, "digest": "00" * 32})
     with pytest.raises(BadStudy, match=r"segment\.weights"):
         score.run(context)
