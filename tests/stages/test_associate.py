@@ -83,7 +83,8 @@ def workspace(folder: Path, table: pd.DataFrame, lifestyle: str = "smoking coffe
         exam_id=table.exam.map(key.exam), predicted_years=table.age_years + table.sag_years,
         interval_low_years=0.0, interval_high_years=99.0, spine_age_years=table.age_years + table.sag_years,
         correction_se_years=0.1, distance=0.1, flags=[[]] * len(table), bundle_digest="b", split="test",
-        cluster=0, cluster_name="worn", umap_x=0.0, umap_y=0.0, num_findings=1, burden=1.0,
+        cluster=0, cluster_name="worn", fit_status=table.status, consensus="unknown",
+        normal_probability=None, umap_x=0.0, umap_y=0.0, num_findings=1, burden=1.0,
     )  # fmt: skip
     write_part(context.store, context.folder("score"), SCORES, base[SCORES.schema.names], "part-0")
     write_part(context.store, context.folder("cohort"), COHORT, base[COHORT.schema.names], "part-0")
