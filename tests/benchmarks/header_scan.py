@@ -1,6 +1,6 @@
 """Files a second of the header scan on every core against a plain pydicom loop in one process.
 
-    python tests/benchmarks/header_scan.py [--people 80] [--rounds 3]
+    python -m tests.benchmarks.header_scan [--people 80] [--rounds 3]
 
 Prints one JSON line. The plain loop is what a user would write first: dcmread up to the pixels, and values of
 the same tags. Ours also hashes the header and a sample of the pixels, checks that the pixels are all
@@ -10,6 +10,8 @@ there, keys every id, and writes the result to storage. Rounds alternate; Ray is
 of them, so each is converted once (1.37 to 0.82 ms a file). Then all that slices of a series have in common
 is taken from the slice before when its bytes are the same (0.81 to 0.62 ms). The ratio stayed at 1.44 to
 1.50, with chunks of 256 files and of 64 alike: two workers gain less than their time a file promises.
+2026-11-24: 3.47. A slice is known by the one before without a parser (`io/dicom_alike.py`: 1.26 to 0.51 ms of
+processor time a file, the plain loop's 1.44), and a header is read in one piece (1.26 to 1.07 ms by itself).
 """
 
 from __future__ import annotations
