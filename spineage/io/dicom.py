@@ -73,10 +73,11 @@ def read_header(stream: BinaryIO, size: int, file_id: str, keyed: Keyed, exam_ke
     with quietly():
         stream, size = plain_stream(stream, size)
         head = stream.read(HEAD_BYTES)
-        found = _like_before(head, (keyed, exam_key)) or _parsed(
-            stream, head, size, keyed, exam_key
-        )
-        _check_pixels_are_there(stream, found.claim, found.num_bytes, size)
+        found = _like_before(head, (keyed, exam_key))
+        if found:
+            _check_pixels_are_there(stream, found.claim, found.num_bytes, size)
+        else:
+            found = _parsed(stream, head, size, keyed, exam_key)
         digest = hashlib.sha256(_bytes_at(stream, head, found.num_bytes))
         digest.update(_pixel_samples(stream, size))
         digest.update(f"{found.object_uid}:{size}".encode())
@@ -108,7 +109,7 @@ class Found:
 
 
 def _parsed(stream: BinaryIO, head: bytes, size: int, keyed: Keyed, exam_key: str) -> Found:
-    """By pydicom; the next slices of the series will be known by it."""
+    """By pydicom, its pixels checked; the next slices of the series will be known by it."""
     dataset, num_bytes = _parse(stream, head, size)
     object_uid = text_of(dataset, "SOPInstanceUID")
     claim = _claim_of(dataset)
