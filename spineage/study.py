@@ -345,12 +345,17 @@ class Report(Section):
 
 
 class Ablate(Section):
-    """The grid: every region x loss x fraction x seed is one training run."""
+    """The grid: every region x loss x fraction x seed is one training run; and every rule x seed."""
 
     regions: tuple[str, ...] = ("whole", "cervical", "thoracic", "lumbar")
     losses: tuple[str, ...] = ("l1", "mse", "huber")
     fractions: tuple[float, ...] = (0.25, 0.5, 1.0)
     seeds: tuple[int, ...] = (0, 1, 2)
+    rules: tuple[Literal["clusters", "paper", "burden", "percentile", "everyone"], ...] = Field(
+        (),
+        description="other cohort rules to train train's own recipe under; all arms are read on the same "
+        "test people, normal by the study's own status",
+    )
 
 
 class Sweep(Section):

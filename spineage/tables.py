@@ -400,6 +400,11 @@ ABLATIONS = Table(
         Column("fraction", FLOAT, "share of training people used"),
         Column("seed", INT, "seed of this repeat"),
         Column(
+            "rule",
+            STR,
+            "by which its training people are normal: study (the status of `cohort`) or a rule's name",
+        ),
+        Column(
             "parameters", STR, "JSON of everything that differs from the study's training recipe"
         ),
         Column("num_train", INT, "training people"),

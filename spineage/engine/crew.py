@@ -1,12 +1,14 @@
 """A few workers that stay: one function over many items, all with the same large value beside them.
 
 A process compiles UMAP for ten seconds before it can use it: so the workers of a crew are actors, and what
-runs alone runs on the first of them. Results come as they finish; at most one item a worker is in flight.
+runs alone runs on the first of them. Results come as they finish; at most one item a worker is in flight. An
+item whose worker is lost goes to another one, once.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -16,6 +18,8 @@ import ray
 from spineage.errors import StoppedEarly
 
 PLACED_WITHIN_S = 60.0
+MOST_TRIES, STARTING = 2, -1
+LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 
 
 class _Worker:
@@ -49,7 +53,14 @@ class Crew:
 
     def alone(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call an importable function once and wait; its own exception is raised here."""
-        return _result(self._hire(1)[0].call.remote(function, *args), function.__name__)
+        for _ in range(MOST_TRIES):
+            worker = self._workers[0] if self._workers else self._hire()
+            try:
+                return _result(worker.call.remote(function, *args), function.__name__)
+            except LOST as error:
+                self._dismiss(worker)
+                lost = error
+        raise _killed(function.__name__, lost)
 
     def each(
         self, function: Callable[[Any, Any], Any], items: Iterable[Any], shared: Any
@@ -59,19 +70,41 @@ class Crew:
         An exception in the function is raised here, and says for which item. Raises StoppedEarly when an item
         killed its worker twice.
         """
-        items = list(items)
-        waiting, here = iter(items), ray.put(shared)
-        flying: dict[Any, tuple[Any, Any]] = {}
-        workers = self._placed(min(self.num_workers, len(items)))
-        for worker, item in zip(workers, waiting, strict=False):
-            flying[worker.call.remote(function, item, here)] = worker, item
-        while flying:
+        todo, here = deque(enumerate(items)), ray.put(shared)
+        tries: Counter[int] = Counter()
+        idle: list[Any] = []
+        flying: dict[Any, tuple[Any, tuple[int, Any] | None]] = {}  # no job: a worker that starts
+
+        def give(worker: Any) -> None:
+            if not todo:
+                idle.append(worker)
+                return
+            job = todo.popleft()
+            flying[worker.call.remote(function, job[1], here)] = worker, job
+
+        for worker in self._placed(min(self.num_workers, len(todo))):
+            give(worker)
+        while todo or any(job for _, job in flying.values()):
             [ready], _ = ray.wait(list(flying), num_returns=1)
-            worker, item = flying.pop(ready)
-            yield item, _result(ready, str(item))
-            for following in waiting:
-                flying[worker.call.remote(function, following, here)] = worker, following
-                break
+            worker, job = flying.pop(ready)
+            number, item = job or (STARTING, "starting")
+            try:
+                result = _result(ready, str(item))
+            except LOST as error:
+                self._dismiss(worker)
+                tries[number] += 1
+                if tries[number] == MOST_TRIES:
+                    raise _killed(str(item), error) from None
+                if job:
+                    todo.appendleft(job)
+                if idle:
+                    give(idle.pop())
+                another = self._hire()
+                flying[another.call.remote(_here)] = another, None
+                continue
+            give(worker)  # before the result is looked at, which may take its reader a while
+            if job:
+                yield item, result
 
     def _placed(self, num: int) -> list[Any]:
         """As many workers as the cluster has room for within a minute, one at least.
@@ -80,21 +113,25 @@ class Crew:
         """
         if not num:
             return []
-        answers = {worker.call.remote(_here): worker for worker in self._hire(num)}
+        while len(self._workers) < num:
+            self._hire()
+        answers = {worker.call.remote(_here): worker for worker in self._workers[:num]}
         there, _ = ray.wait(list(answers), num_returns=len(answers), timeout=PLACED_WITHIN_S)
         if not there:
             there, _ = ray.wait(list(answers), num_returns=1)
         for answer, worker in answers.items():
             if answer not in there:
-                ray.kill(worker)
-        self._workers = [answers[answer] for answer in there]
-        return self._workers
+                self._dismiss(worker)
+        return [answers[answer] for answer in there]
 
-    def _hire(self, num: int) -> list[Any]:
-        kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=1)(_Worker)
-        while len(self._workers) < num:
-            self._workers.append(kind.remote())
-        return self._workers
+    def _hire(self) -> Any:
+        worker = ray.remote(num_cpus=1)(_Worker).remote()
+        self._workers.append(worker)
+        return worker
+
+    def _dismiss(self, worker: Any) -> None:
+        ray.kill(worker)
+        self._workers.remove(worker)
 
 
 def _here() -> None:
@@ -102,17 +139,20 @@ def _here() -> None:
 
 
 def _result(reference: Any, what: str) -> Any:
+    """Raises the function's own exception, or what LOST names."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         cause.add_note(f"at {what}")
         raise cause from None
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-        raise StoppedEarly(
-            f"{what} killed its worker twice ({type(error).__name__}): most likely it ran out of memory; "
-            "what is done is kept, so run again with fewer workers at once (cluster.cohort_workers)"
-        ) from None
+
+
+def _killed(what: str, error: BaseException) -> StoppedEarly:
+    return StoppedEarly(
+        f"{what} killed its worker twice ({type(error).__name__}): most likely it ran out of memory; "
+        "what is done is kept, so run again with fewer workers at once (cluster.cohort_workers)"
+    )
 
 
 def _cores() -> int:

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from spineage.errors import BadScan, BadStudy
 from spineage.io import nnunet_coarse as coarse
 from spineage.io.allocator import keep_freed_memory
+from spineage.io.convolutions import by_onednn
 from spineage.io.nnunet_labels import Decision, LabelWriter, axis_orders
 from spineage.io.nnunet_networks import build_networks, num_channels, refuse_unsupported
 from spineage.io.nnunet_prepare import Box, Normalised, Preparation
-from spineage.io.nnunet_tiles import TILE_STEP, Ensemble, slide, tiling
+from spineage.io.nnunet_tiles import TILE_STEP, Ensemble, Window, slide, tiling
 from spineage.io.segmenters import FILES, SCHEMAS, folder_of, read_manifest
 from spineage.science.geometry import Volume
 
@@ -38,8 +39,8 @@ __all__ = ["Segmented", "Segmenter", "load_segmenter", "refuse_unsupported"]
 Mode = Literal["exact", "fast"]
 FAST_STEP = 0.8
 """Costs about 0.001 Dice; see `tests/benchmarks/segment_speed.py`."""
-TILES_AT_ONCE = {"cpu": 2, "cuda": 4}
-"""On a CPU torch takes its fast convolutions for two and more only."""
+TILES_AT_ONCE = {"cpu": 1, "cuda": 4}
+"""More do not pay on a CPU, and take memory."""
 
 
 def load_segmenter(
@@ -95,7 +96,7 @@ def segmenter_of(
     layout = torch.channels_last if is_flat else torch.channels_last_3d
     ready: list[torch.nn.Module] = []
     for network in networks:
-        placed = network.to(device).eval()
+        placed = (by_onednn(network) if device == "cpu" else network).to(device).eval()
         placed = placed.to(memory_format=layout) if channels_last else placed  # type: ignore[call-overload]
         ready.append(torch.compile(placed) if compiled else placed)  # type: ignore[arg-type]
     ensemble = Ensemble(
@@ -225,12 +226,30 @@ class Segmenter:
         if is_fast:
             here, found, how = self._fast(volume)
         else:
-            here, found, how = volume, self._predict(volume, TILE_STEP), "whole volume"
+            here, found, how = (
+                volume,
+                self._predict(volume, self._window(TILE_STEP)),
+                "whole volume",
+            )
         labels[here.box] = found
         return labels.transpose(self.plans.transpose_backward), how
 
-    def _predict(self, volume: Normalised, step: float) -> NDArray[np.uint8]:
-        """nnU-Net's labels of the volume, with a step of its choice."""
+    def _window(self, step: float) -> Window:
+        return Window(tuple(int(n) for n in self.configuration.patch_size), step)
+
+    def _predict_box(self, volume: Normalised) -> NDArray[np.uint8]:
+        """Labels of the spine's box through few tiles: far apart, and a little longer than the patch where
+        that saves one."""
+        window = self._window(FAST_STEP)
+        every = [
+            np.broadcast_to(s, len(window.patch)) for s in self.configuration.pool_op_kernel_sizes
+        ]
+        multiples = tuple(int(n) for n in np.prod(every, axis=0))
+        grid_xyz, _ = self._preparation.grid(volume)
+        return self._predict(volume, coarse.stretched(window, grid_xyz, multiples))
+
+    def _predict(self, volume: Normalised, window: Window) -> NDArray[np.uint8]:
+        """nnU-Net's labels of the volume, through a window of one's choice."""
         _, grid_mm = self._preparation.grid(volume)
         data = torch.from_numpy(self._preparation.resample(volume))
         orders = axis_orders(
@@ -239,26 +258,26 @@ class Segmenter:
             grid_mm,
             volume.spacing_mm,
         )
-        return self._labels(data, volume.shape_xyz, orders, step)
+        return self._labels(data, volume.shape_xyz, orders, window)
 
     def _labels(
         self,
         data_Cxyz: torch.Tensor,
         target_xyz: tuple[int, int, int],
         orders: tuple[int, int, int],
-        step: float,
+        window: Window,
     ) -> NDArray[np.uint8]:
         """Labels of data on the network's grid, on the target's grid; once more with one tile at a time
         when the device's memory does not hold several."""
         try:
-            return self._labels_once(data_Cxyz, target_xyz, orders, step)
+            return self._labels_once(data_Cxyz, target_xyz, orders, window)
         except torch.OutOfMemoryError:
             if self._tiles_at_once == 1:
                 raise
         self._tiles_at_once = 1
         if self.ensemble.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self._labels_once(data_Cxyz, target_xyz, orders, step)
+        return self._labels_once(data_Cxyz, target_xyz, orders, window)
 
     @torch.inference_mode()
     def _labels_once(
@@ -266,11 +285,10 @@ class Segmenter:
         data_Cxyz: torch.Tensor,
         target_xyz: tuple[int, int, int],
         orders: tuple[int, int, int],
-        step: float,
+        window: Window,
     ) -> NDArray[np.uint8]:
-        patch = tuple(int(n) for n in self.configuration.patch_size)
-        padded, inner = pad_nd_image(data_Cxyz, patch, "constant", {"value": 0}, True, None)
-        tiles = tiling(tuple(padded.shape[1:]), patch, step)
+        padded, inner = pad_nd_image(data_Cxyz, window.patch, "constant", {"value": 0}, True, None)
+        tiles = tiling(tuple(padded.shape[1:]), window)
         writer = LabelWriter(
             tuple(data_Cxyz.shape[1:]),
             target_xyz,
@@ -294,27 +312,27 @@ class Segmenter:
         """The spine's box, its labels, and how it went; the whole volume where there is no box to trust."""
         box, why = self._spine_box(volume)
         if box is None:
-            return volume, self._predict(volume, FAST_STEP), f"whole volume: {why}"
+            return volume, self._predict(volume, self._window(FAST_STEP)), f"whole volume: {why}"
         part = volume.part(box)
-        found = self._predict(part, FAST_STEP)
+        found = self._predict_box(part)
         grown = coarse.grown_where_touched(
             self._is_spine(found), box, volume.shape_xyz, volume.spacing_mm
         )
         if grown == box:
             return part, found, "the spine's box"
         part = volume.part(grown)
-        return part, self._predict(part, FAST_STEP), "the spine's box, grown as the spine left it"
+        return part, self._predict_box(part), "the spine's box, grown as the spine left it"
 
     def _spine_box(self, volume: Normalised) -> tuple[Box | None, str]:
         grid_xyz, grid_mm = self._preparation.grid(volume)
-        patch = tuple(int(n) for n in self.configuration.patch_size)
-        patch = (1, *patch) if self.ensemble.is_flat else patch
+        once = self._window(1.0)
+        patch = (1, *once.patch) if self.ensemble.is_flat else once.patch
         squeezed = coarse.squeezed_shape(grid_xyz, patch)
-        num_tiles = self._num_tiles(grid_xyz, FAST_STEP)
-        if num_tiles <= self._num_tiles(squeezed, 1.0) + 1:
+        num_tiles = _num_tiles(grid_xyz, self._window(FAST_STEP))
+        if num_tiles <= _num_tiles(squeezed, once) + 1:
             return None, f"it is {num_tiles} tile{'s' * (num_tiles > 1)}"
         data = coarse.squeeze(torch.from_numpy(volume.data_Cxyz), squeezed)
-        found = self._labels(data, squeezed, (1, 1, 1), 1.0)
+        found = self._labels(data, squeezed, (1, 1, 1), once)
         box, why = coarse.box_around(self._is_spine(found), volume.shape_xyz, volume.spacing_mm)
         if box is None:
             return None, why
@@ -327,14 +345,15 @@ class Segmenter:
             return None, "the spine's box is most of it"
         return box, ""
 
-    def _num_tiles(self, grid_xyz: tuple[int, ...], step: float) -> int:
-        patch = tuple(int(n) for n in self.configuration.patch_size)
-        padded = [max(n, p) for n, p in zip(grid_xyz[-len(patch) :], patch, strict=True)]
-        return tiling((*grid_xyz[: -len(patch)], *padded), patch, step).num_tiles
-
     def _is_spine(self, labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
         found: NDArray[np.bool_] = self._schema_of[labels] != 0
         return found
+
+
+def _num_tiles(grid_xyz: tuple[int, ...], window: Window) -> int:
+    flat = len(grid_xyz) - len(window.patch)
+    padded = [max(n, p) for n, p in zip(grid_xyz[flat:], window.patch, strict=True)]
+    return tiling((*grid_xyz[:flat], *padded), window).num_tiles
 
 
 def _turn(from_codes: str, to_codes: str) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ Shapes: C channels; P pieces, A axes; x y z nnU-Net's axes after its transpositi
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 from spineage.io.nnunet_prepare import Box
+from spineage.io.nnunet_tiles import Window
 
 SQUEEZE = 2.5
 """Most by which an axis is squeezed: beyond it a network trained at full resolution sees little."""
@@ -29,6 +31,8 @@ MIN_PART = 0.05
 """Of the largest piece: smaller ones are taken for errors."""
 MAX_SHARE = 0.8
 """A box with more than this share of the volume saves nothing."""
+STRETCH = 1.25
+"""Most by which a tile is longer than the patch along an axis: much longer ones lower a network's quality."""
 TOUCHING_MM2 = 60.0
 """Of spine on a side of the box: the spine goes on outside it."""
 
@@ -40,6 +44,23 @@ def squeezed_shape(grid_xyz: tuple[int, ...], patch_xyz: tuple[int, ...]) -> tup
         for n, p in zip(grid_xyz, patch_xyz, strict=True)
     )
     return x, y, z
+
+
+def stretched(window: Window, grid_xyz: tuple[int, ...], multiples: tuple[int, ...]) -> Window:
+    """The window with longer tiles along each axis where that makes them fewer.
+
+    multiples: of which the network's input must be, one an axis of the patch.
+    """
+    patch = []
+    sizes = grid_xyz[-len(window.patch) :]
+    for size, own, multiple in zip(sizes, window.patch, multiples, strict=True):
+        tiles = 1 + max(0, math.ceil((size - own) / (window.step * own)))
+        longer = own
+        if tiles > 1:  # one tile fewer must still reach from end to end
+            least = size / (1 + (tiles - 2) * window.step)
+            longer = math.ceil(least / multiple) * multiple
+        patch.append(longer if own < longer <= STRETCH * own else own)
+    return replace(window, patch=tuple(patch))
 
 
 def squeeze(data_Cxyz: torch.Tensor, shape_xyz: tuple[int, int, int]) -> torch.Tensor:

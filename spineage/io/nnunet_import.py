@@ -81,31 +81,41 @@ def import_segmenter(
                 f"fold {name} has no {path.name}; folds with one: "
                 f"{', '.join(_folds_with(model_folder, checkpoint))}"
             )
-    out_folder.mkdir(parents=True, exist_ok=True)
-    about = _convert(paths, out_folder, isolated)
-    refuse_unsupported(PlansManager(dict(plans)), dataset, about["configuration"])
-    _check_weights(about, dataset)
-    for name in ("plans.json", "dataset.json"):
-        shutil.copyfile(model_folder / name, out_folder / name)
-    manifest: dict[str, Any] = {
-        "format": 1,
-        "configuration": about["configuration"],
-        **facts,
-        "domain": domain,
-        "folds": list(names),
-        "trainer": TRAINER,
-        "trained_by": about["trainer"],
-        "mirror_axes": about["mirror_axes"],
-        "opened": "isolated" if isolated else "not isolated",
-        "nnunetv2": importlib.metadata.version("nnunetv2"),
-        "origin": origin or {},
-    }
-    manifest["digest"] = digest_of(out_folder, manifest)
-    write_manifest(out_folder, manifest)
-    load_segmenter(
-        str(out_folder)
-    )  # a model that cannot be loaded is refused here, not in a worker
+    with _all_or_nothing(out_folder) as built:
+        about = _convert(paths, built, isolated)
+        refuse_unsupported(PlansManager(dict(plans)), dataset, about["configuration"])
+        _check_weights(about, dataset)
+        for name in ("plans.json", "dataset.json"):
+            shutil.copyfile(model_folder / name, built / name)
+        manifest: dict[str, Any] = {
+            "format": 1,
+            "configuration": about["configuration"],
+            **facts,
+            "domain": domain,
+            "folds": list(names),
+            "trainer": TRAINER,
+            "trained_by": about["trainer"],
+            "mirror_axes": about["mirror_axes"],
+            "opened": "isolated" if isolated else "not isolated",
+            "nnunetv2": importlib.metadata.version("nnunetv2"),
+            "origin": origin or {},
+        }
+        manifest["digest"] = digest_of(built, manifest)
+        write_manifest(built, manifest)
+        load_segmenter(str(built))  # what cannot be loaded is refused here, not in a worker
     return manifest
+
+
+@contextlib.contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder to build in, beside `folder`, whose files go there only when nothing was raised: a refused
+    import leaves the segmenter that was there before as it was."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as building:
+        yield Path(building)
+        folder.mkdir(exist_ok=True)
+        for path in sorted(Path(building).iterdir(), key=lambda p: p.name == "manifest.json"):
+            path.replace(folder / path.name)
 
 
 def describe(

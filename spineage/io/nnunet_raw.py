@@ -54,7 +54,7 @@ def cases_from_folders(images: Path, labels: Path, tool: str) -> list[Case]:
         if not folder.is_dir():
             raise BadStudy(f"the folder of {what} does not exist: {folder.name}")
     files = sorted(p for p in labels.iterdir() if _stem(p))
-    groups = _channels(images)
+    groups = _channels(images, files)
     if not groups:
         raise BadStudy("the folder of images holds no .nii or .nii.gz file")
     _require_same_channels(groups)
@@ -83,7 +83,9 @@ def cases_from_raw(
         raise BadStudy("the dataset has overlapping regions; train on plain labels")
     schema, names = our_labels(dataset, label_map)
     table = {int(value): SCHEMAS[schema][name] for value, name in names.items()}
-    groups = _channels(folder / "imagesTr")
+    if not (folder / "labelsTr").is_dir():
+        raise BadStudy("there is no folder labelsTr")
+    groups = _channels(folder / "imagesTr", list((folder / "labelsTr").iterdir()))
     _require_same_channels(groups)
     cases = []
     for name, paths in groups.items():
@@ -152,15 +154,20 @@ def _stem(path: Path) -> str:
     return ""
 
 
-def _channels(folder: Path) -> dict[str, list[Path]]:
-    """{case: image files, channel by channel}."""
+def _channels(folder: Path, labels: Sequence[Path]) -> dict[str, list[Path]]:
+    """{case: image files, channel by channel}.
+
+    Four digits at the end number channels, unless there are labels of that number: then they number cases.
+    """
     if not folder.is_dir():
         raise BadStudy(f"there is no folder {folder.name}")
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if stem := _stem(path):
             head, _, tail = stem.rpartition("_")
-            is_channel = head and (tail == "T2w" or (len(tail) == 4 and tail.isdigit()))
+            is_number = len(tail) == 4 and tail.isdigit()
+            own_labels = any(label.name.startswith((f"{stem}.", f"{stem}_")) for label in labels)
+            is_channel = head and (tail == "T2w" or (is_number and not own_labels))
             groups.setdefault(head if is_channel else stem, []).append(path)
     return groups
 

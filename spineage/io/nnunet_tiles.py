@@ -30,6 +30,15 @@ Starts = tuple[list[int], list[int], list[int]]
 
 
 @dataclass(frozen=True)
+class Window:
+    """What slides: the patch (3 sizes, or 2 for a network of single slices), and the most by which
+    neighbouring tiles are apart, as a share of it."""
+
+    patch: tuple[int, ...]
+    step: float
+
+
+@dataclass(frozen=True)
 class Ensemble:
     """The networks of all folds as one function from tiles to mean logits.
 
@@ -88,11 +97,13 @@ class Tiling:
             )
 
 
-def tiling(shape_xyz: tuple[int, ...], patch: tuple[int, ...], step: float) -> Tiling:
-    """nnU-Net's tiles: as few as keep their distance at or below `step` patches, evenly spread.
+def tiling(shape_xyz: tuple[int, ...], window: Window) -> Tiling:
+    """nnU-Net's tiles: as few as keep their distance at or below the window's step, evenly spread; a network
+    of single slices sees every slice once.
 
-    patch: 3 sizes, or 2 for a network of single slices, which sees every slice once.
+    shape_xyz: at least the patch.
     """
+    patch, step = window.patch, window.step
     if len(patch) == 2:
         y, z = compute_steps_for_sliding_window(shape_xyz[1:], patch, step)
         return Tiling((1, *patch), (list(range(shape_xyz[0])), y, z), axis=0)

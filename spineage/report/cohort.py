@@ -158,8 +158,8 @@ def _verdict_words(audit: Mapping[str, Any]) -> tuple[str, ...]:
         f"{counted(audit['num_normal_by_guard'], 'person is', 'people are')} normal by the guard "
         f"for low burden (at most {audit['low_burden_limit']:g}): people without findings are "
         "alike, form an island of their own, and a small island would otherwise be called "
-        f"abnormal. {counted(audit['num_not_normal_by_person'], 'person', 'people')} of normal groups "
-        "carry more than their age explains.",
+        f"abnormal. {counted(audit['num_not_normal_by_person'], 'person is', 'people are')} not normal by "
+        "the rule for one person alone.",
         f"Noise: {audit['noise']}.",
     )
 

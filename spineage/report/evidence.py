@@ -76,7 +76,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the report knows."""
+    """What the report knows. segmenter: the manifest of the network that drew the masks."""
 
     study: Study
     tables: Tables
@@ -87,6 +87,7 @@ class Evidence:
     best_epoch: int | None
     records: Mapping[str, Mapping[str, Any]]
     fingerprints: Mapping[str, str]
+    segmenter: Mapping[str, Any]
 
 
 def people_shown(tables: Tables, most: int) -> list[str]:

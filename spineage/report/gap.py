@@ -213,25 +213,21 @@ def _not_tested(evidence: Evidence) -> Block:
 
 
 def ablations(evidence: Evidence) -> Chapter | None:
-    """The grid of region x loss x data size; None when it was not run."""
+    """The grid of region x loss x data size, and of rules; None when it was not run."""
     rows = evidence.tables.ablations
     if not len(rows):
         return None
     cells = [
-        (
-            str(region),
-            str(loss),
-            percent(float(str(fraction))),
-            f"{len(some)}",
-            f"{some['num_train'].mean():.0f}",
-            *(_mean_sd(some[name]) for name in ("validate_mae_years", "test_mae_years", "test_r2")),
+        (str(region), str(loss), percent(float(str(fraction))), str(rule), *_arm_cells(some))
+        for (region, loss, fraction, rule), some in rows.groupby(
+            ["region", "loss", "fraction", "rule"]
         )
-        for (region, loss, fraction), some in rows.groupby(["region", "loss", "fraction"])
     ]
     columns = (
         "region",
         "loss",
         "data",
+        "normal by",
         "seeds",
         "training people",
         "validation MAE",
@@ -244,17 +240,27 @@ def ablations(evidence: Evidence) -> Chapter | None:
         (
             Text(
                 (
-                    "Raw error when the network sees one region, another loss or fewer people; "
-                    "mean (SD over seeds), years.",
+                    "Raw error when the network sees one region, another loss, fewer people, or people who "
+                    "are normal by another rule; mean (SD over seeds), years. Test people are the same in "
+                    "every row: those normal by the study's own status. Validation people are those of the "
+                    "row's rule, so that their errors compare within a rule only.",
                 )
             ),
             table(
                 "The ablation grid. Validation people select; test people are looked at once.",
                 columns,
                 cells,
-                text_columns=3,
+                text_columns=4,
             ),
         ),
+    )
+
+
+def _arm_cells(some: pd.DataFrame) -> tuple[str, ...]:
+    return (
+        f"{len(some)}",
+        f"{some['num_train'].mean():.0f}",
+        *(_mean_sd(some[name]) for name in ("validate_mae_years", "test_mae_years", "test_r2")),
     )
 
 

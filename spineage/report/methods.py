@@ -86,16 +86,34 @@ def _images(evidence: Evidence) -> str:
 
 
 def _segmentation(evidence: Evidence) -> str:
-    settings = evidence.study.segment
-    is_demo = settings.weights == "demo"
+    settings, manifest = evidence.study.segment, evidence.segmenter
     network = (
-        "trained on phantoms and shipped with the package" if is_demo else "imported for this study"
+        "trained on phantoms and shipped with the package"
+        if settings.weights == "demo"
+        else f"imported for this study and trained on {manifest['domain']} scans"
     )
+    folds = len(manifest.get("folds", []))
+    seen = {
+        "exact": "nnU-Net's own tiles over the whole scan",
+        "fast": "larger steps within the box in which a coarse pass found the spine",
+    }
+    named = {
+        "semantic": "Its tissues became levels by their order along the canal",
+        "levels": "It names the levels itself; their order and continuity were checked",
+    }
     return (
-        f"nnU-Net v2, with a network {network}. Semantic labels became levels by their order "
-        f"along the canal; scans with fewer than {settings.min_levels} or more than "
-        f"{settings.max_levels} vertebrae from C2 down were refused."
+        f"nnU-Net v2 (configuration {manifest['configuration']}, {counted(folds, 'fold')}, weights "
+        f"{manifest['digest'][:12]}), {network}, in {seen[settings.mode]}, "
+        f"{'averaged over flips' if settings.mirror else 'without test-time mirroring'}. "
+        f"{named[manifest['schema']]}. Refused were scans with fewer than {settings.min_levels} or more than "
+        f"{settings.max_levels} vertebrae from C2 down, and masks out of the study's limits of coverage, "
+        "symmetry, canal and cord, length, heights, volumes and disc signal; "
+        f"{counted(_num_refused(evidence), 'scan')} ended here."
     )
+
+
+def _num_refused(evidence: Evidence) -> int:
+    return int((evidence.tables.faults["stage"] == "segment").sum())
 
 
 def _preparation(evidence: Evidence) -> str:

@@ -27,11 +27,12 @@ NUM_IN_NAME, NUM_LISTED, NUM_DRAWN = 3, 5, 14
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the statuses came about. groups: observed over expected burden, and whether that is normal."""
+    """How the statuses came about. groups: observed over expected burden, and whether that is normal (None:
+    the rule does not judge this group)."""
 
     outcome: str
     low_burden_limit: float = 0.0
-    groups: Mapping[int, tuple[float, bool]] = field(default_factory=dict)
+    groups: Mapping[int, tuple[float, bool | None]] = field(default_factory=dict)
     num_normal_by_guard: int = 0
     num_not_normal_by_person: int = 0
 

@@ -24,7 +24,7 @@ from spineage.science.audit import (
     name_groups,
 )
 from spineage.science.conditions import Feature
-from spineage.science.normal import RULES, Rule, judge, low_burden_limit
+from spineage.science.normal import BY_CLUSTER, RULES, Rule, judge, low_burden_limit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -34,8 +34,9 @@ Bools = npt.NDArray[np.bool_]
 NOISE_WORDS = {
     "judged": "people of no group are judged together, like a group, by observed over expected burden",
     "not_normal": "people of no group are not normal, unless the guard or the rule for one person says more",
-    "unknown": "people of no group are unknown: neither normal nor not, unless the guard holds",
+    "unknown": "people of no group are unknown, unless the guard or the rule for one person says more",
 }
+NO_NOISE = "the rule judges each person alone, of a group or of none"
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def decide(
     Outcomes, named in the verdict: `clustered`; `everyone` (the rule: all with an age are normal);
     `burden`, `percentile` (the rule, with fewer people than can be clustered: each is judged alone);
     `too_alike` (fewer than 15 training people, or hardly two different vectors: no group can be told,
-    people of low burden are normal, the others unknown). Unknown too are people without an age or whose
-    findings could not be coded.
+    people of low burden are normal by the guard, where the rule has one, and the others unknown). Unknown
+    too are people without an age or whose findings could not be coded.
     """
     people = people.assign(
         cluster=NOT_CLUSTERED,
@@ -97,7 +98,7 @@ def decide(
     ).reset_index(drop=True)
     usable, fitted = can_be_judged(people)
     can_cluster = rule.kind != "everyone" and clusters.can_cluster(matrix_PF[fitted])
-    if (rule.kind in ("clusters", "paper") and not can_cluster) or not fitted.any():
+    if (rule.kind in BY_CLUSTER and not can_cluster) or not fitted.any():
         return _too_alike(people, usable, fitted, rule)
     num_kept, kinds = 0, ["everyone"]
     if can_cluster:
@@ -108,7 +109,7 @@ def decide(
     elif rule.kind == "everyone":
         people["cluster_name"] = "everyone"
     else:
-        kinds = [kind for kind in RULES if kind not in ("clusters", "paper")]
+        kinds = [kind for kind in RULES if kind not in BY_CLUSTER]
     status, verdict = judge(people, usable, fitted, num_kept, rule)
     others = {k: judge(people, usable, fitted, num_kept, replace(rule, kind=k))[0] for k in kinds}
     return Decision(people.assign(status=status), verdict, pd.DataFrame(others))
@@ -120,9 +121,15 @@ def audited(
     """What a reviewer asks, as plain values; see `audit`."""
     return {
         "rule": asdict(rule),
-        "noise": NOISE_WORDS[rule.noise if rule.kind != "paper" else "not_normal"],
+        "noise": _noise_words(rule),
         **audit_of(decision.people, matrix_PF, features, decision.verdict, decision.others),
     }
+
+
+def _noise_words(rule: Rule) -> str:
+    if rule.kind not in BY_CLUSTER:
+        return NO_NOISE
+    return NOISE_WORDS["not_normal" if rule.kind == "paper" else rule.noise]
 
 
 def group_people(
@@ -141,6 +148,8 @@ def _too_alike(people: pd.DataFrame, usable: Bools, fitted: Bools, rule: Rule) -
         status, verdict = judge(people, usable, fitted, 0, rule)
         people = people.assign(status=status, cluster_name="everyone")
         return Decision(people, verdict, pd.DataFrame({"everyone": status}))
+    if rule.kind == "paper":
+        return Decision(people, Verdict("too_alike"), pd.DataFrame(index=people.index))
     limit = low_burden_limit(people[fitted], rule)
     people.loc[usable & (people.burden <= limit).to_numpy(), "status"] = NORMAL
     return Decision(people, Verdict("too_alike", limit), pd.DataFrame(index=people.index))

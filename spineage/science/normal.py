@@ -82,7 +82,7 @@ def judge(
     is_heavy = burden > np.maximum(
         rule.max_person_ratio * expected, rule.min_person_excess + expected
     )
-    in_normal_group = people.cluster.map(is_normal_group).fillna(False).to_numpy(bool)
+    in_normal_group = np.array([is_normal_group.get(c) is True for c in people.cluster], bool)
     is_known = ~np.isnan(ratio)  # nan: of no group, and training had no such people to judge by
     if rule.kind == "burden":
         in_normal_group, is_known = np.ones_like(is_low), np.ones_like(is_low)
@@ -107,12 +107,15 @@ def judge(
     )
 
 
-def _is_normal(cluster: int, ratio: float, num_kept: int, rule: Rule) -> bool:
+def _is_normal(cluster: int, ratio: float, num_kept: int, rule: Rule) -> bool | None:
+    """None where the rule does not judge the group."""
+    if rule.kind not in BY_CLUSTER:
+        return None
     is_expected = ratio <= rule.max_burden_ratio
     if rule.kind == "paper":
         return is_expected and 0 <= cluster < num_kept
     if cluster == clusters.NOISE and rule.noise != "judged":
-        return False
+        return False if rule.noise == "not_normal" else None
     return is_expected
 
 

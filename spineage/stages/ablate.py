@@ -1,13 +1,16 @@
-"""Ablate: how much data, which loss, which region; every arm is one training run, repeated over seeds.
+"""Ablate: how much data, which loss, which region, whose spines are normal; every arm is one training run,
+repeated over seeds.
 
-The paper ablates the same three and its numbers are not known. Arms are read on normal test people, so a
-grid is for describing the method: whoever picks an arm by its test MAE has no test set left.
+The paper ablates the first three and its numbers are not known. All arms are read on the same test people,
+normal by the study's own status, so a grid is for describing the method: whoever picks an arm by its test MAE
+has no test set left.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,15 +21,26 @@ from spineage.engine.rows import plain_progress
 from spineage.engine.sweep import Report, run_grid
 from spineage.errors import BadStudy
 from spineage.io.store import Store
+from spineage.stages.cohort import status_by
 from spineage.stages.context import Context, digest_of
 from spineage.stages.train import people, roles_of
 from spineage.stages.train import recipe as train_recipe
 from spineage.stages.train_loop import config_of, train_loop
 from spineage.study import Train
 
-SCHEMA = 1  # raise it when the same arm gives other numbers
+SCHEMA = 2  # raise it when the same arm gives other numbers
 ARMS = "ablate/arms"
 """Arms are kept by their own address, so a grid with more regions or seeds trains only what is new."""
+OWN_RULE = "study"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an arm is of. The seed draws weights, order, and whom a fraction keeps; rule: see study.Ablate."""
+
+    train: Train
+    seed: int
+    rule: str = OWN_RULE
 
 
 def recipe(context: Context) -> dict[str, Any]:
@@ -37,7 +51,7 @@ def recipe(context: Context) -> dict[str, Any]:
 def run(context: Context) -> dict[str, int]:
     """Train the arms that are not there yet, then publish the table of all."""
     everyone = people(context)
-    arms = [_arm(context, everyone, train, seed) for train, seed in grid(context)]
+    arms = [_arm(context, everyone, choice) for choice in grid(context)]
     missing = [arm for arm in arms if not context.store.exists(_file(arm))]
     if missing:
         context.connect()
@@ -57,13 +71,13 @@ def run(context: Context) -> dict[str, int]:
     return {"arms": len(arms), "trained": len(missing)}
 
 
-def grid(context: Context) -> list[tuple[Train, int]]:
-    """The recipe and the seed of every arm. The seed draws weights, order, and whom a fraction keeps."""
+def grid(context: Context) -> list[Choice]:
+    """Every arm: the grid under the study's own rule, then the study's own recipe under other rules."""
     section, base = context.study.ablate, context.study.train
     axes = itertools.product(section.regions, section.losses, section.fractions, section.seeds)
     try:
-        return [
-            (
+        own = [
+            Choice(
                 Train.model_validate(
                     {**base.model_dump(), "region": region, "loss": loss, "fraction": fraction}
                 ),
@@ -74,26 +88,31 @@ def grid(context: Context) -> list[tuple[Train, int]]:
     except ValueError as error:
         sentence = " ".join(str(error).split())[:200]
         raise BadStudy(f"ablate holds what train does not know: {sentence}") from None
+    return own + [
+        Choice(base, s, rule) for rule, s in itertools.product(section.rules, section.seeds)
+    ]
 
 
-def _arm(context: Context, everyone: pd.DataFrame, train: Train, seed: int) -> dict[str, Any]:
+def _arm(context: Context, everyone: pd.DataFrame, choice: Choice) -> dict[str, Any]:
     """What one trial needs: plain values."""
-    roles = roles_of(everyone, train, seed)
+    train, seed = choice.train, choice.seed
+    roles = roles_of(_judged(context, everyone, choice.rule), train, seed)
     config = config_of(context, everyone, roles, train, seed)
     is_test = (everyone["split"] == "test") & (everyone["status"] == "normal")
     config["predict_numbers"] = np.flatnonzero(is_test).tolist()
     row = {
-        "arm": f"{train.region} {train.loss} {train.fraction:g} seed {seed}",
+        "arm": f"{train.region} {train.loss} {train.fraction:g} seed {seed}{_under(choice.rule)}",
         "region": train.region,
         "loss": train.loss,
         "fraction": train.fraction,
         "seed": seed,
+        "rule": choice.rule,
         "parameters": json.dumps(_changes(context.study.train, train), sort_keys=True),
         "num_train": int(everyone["person_id"][roles == "train"].nunique()),
     }
     # the recipe of `train` covers the study's own section and seed: an arm has its own
     shared = {k: v for k, v in train_recipe(context).items() if k not in ("train", "seed")}
-    digest = digest_of({**shared, "train": config["train"], "seed": seed})
+    digest = digest_of({**shared, "train": config["train"], "seed": seed, "rule": choice.rule})
     return {
         "digest": digest,
         "root": context.store.root,
@@ -102,6 +121,17 @@ def _arm(context: Context, everyone: pd.DataFrame, train: Train, seed: int) -> d
         "num_workers": train.num_workers,
         "use_gpu": context.study.cluster.gpus_per_worker > 0,
     }
+
+
+def _under(rule: str) -> str:
+    return "" if rule == OWN_RULE else f" rule {rule}"
+
+
+def _judged(context: Context, everyone: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """Everyone, with the status of another rule: for who trains and who selects, not for who is tested."""
+    if rule == OWN_RULE:
+        return everyone
+    return everyone.assign(status=everyone["person_id"].map(status_by(context, rule)))
 
 
 def _changes(base: Train, train: Train) -> dict[str, Any]:

@@ -11,6 +11,7 @@ and a group, and status unknown.
 from __future__ import annotations
 
 import difflib
+import io
 import json
 from typing import Any
 
@@ -33,8 +34,8 @@ from spineage.stages.cohort_stability import Stability, draw_again, grid_of
 from spineage.stages.context import Context
 from spineage.tables import COHORT
 
-SCHEMA = 2
-PAGE, SPLITS_FILE = "audit.html", "splits.csv"
+SCHEMA = 3
+PAGE, SPLITS_FILE, RULES_FILE = "audit.html", "splits.csv", "rules.csv"
 OF_PERSON = ["person_id", "split", "cluster", "cluster_name", "status", "fit_status", "consensus",
              "normal_probability", "umap_x", "umap_y"]  # fmt: skip
 
@@ -76,14 +77,18 @@ def _say(context: Context, audit: dict[str, Any]) -> None:
     if audit["outcome"] == "too_alike":
         context.say(
             f"  no groups can be told among {audit['splits_people'].get('train', 0)} training people: "
-            "only people of the lowest burden are normal, the others unknown"
+            + (
+                "all are unknown, as the paper's rule has no guard"
+                if audit["rule"]["kind"] == "paper"
+                else "only people of the lowest burden are normal, the others unknown"
+            )
         )
     for group in audit["groups"] if audit["outcome"] == "clustered" else []:
         verdict = {True: "normal", False: "not normal", None: "not judged"}[group["is_normal"]]
         context.say(f"  {group['share']:.0%} {group['name']}: {verdict}")
     if audit["num_not_normal_by_person"]:
         context.say(
-            f"  {audit['num_not_normal_by_person']} people of normal groups carry more than age explains"
+            f"  {audit['num_not_normal_by_person']} people not normal by the rule for one person alone"
         )
     if drawn := audit["stability"]:
         context.say(
@@ -123,6 +128,7 @@ def _publish(context: Context) -> None:
         {
             "audit.json": json.dumps(audit, indent=1, allow_nan=False).encode(),
             SPLITS_FILE: _splits_file(decision.people),
+            RULES_FILE: _rules_file(decision),
             PAGE: page(study, table, scans, audit).encode(),
         },
     )
@@ -161,6 +167,28 @@ def _splits_file(people: pd.DataFrame) -> bytes:
     drawn = people.assign(decade=bracket(people.age_years))
     columns = ["person_id", "split", "decade", "sex", "site"]
     return drawn.sort_values("person_id")[columns].to_csv(index=False).encode()
+
+
+def _rules_file(decision: Decision) -> bytes:
+    """The status of each person under every rule that these data answer to, for ablations."""
+    by_rule = decision.others.assign(person_id=decision.people.person_id)
+    ordered = by_rule[["person_id", *decision.others]].sort_values("person_id")
+    return ordered.to_csv(index=False).encode()
+
+
+def status_by(context: Context, rule: str) -> pd.Series:
+    """The status of each person, by person_id, under another rule than the study's.
+
+    Raises BadStudy when the cohort could not be judged by it.
+    """
+    table = pd.read_csv(io.BytesIO(context.asset("cohort", RULES_FILE)), dtype=str)
+    known = list(table.columns[1:])
+    if rule not in known:
+        raise BadStudy(
+            f"ablate.rules names {rule}, by which this cohort cannot be judged (people may be too few to "
+            f"cluster, or cohort.rule is everyone); it can be by {', '.join(known) or 'none'}"
+        )
+    return table.set_index("person_id")[rule]
 
 
 def _settled(decision: Decision, stability: Stability | None, *, decides: bool) -> Decision:

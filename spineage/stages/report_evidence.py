@@ -14,6 +14,7 @@ from spineage.errors import BadStudy
 from spineage.flow import ROAD
 from spineage.io.findings import read_truth
 from spineage.io.identity import Keyed, load_key
+from spineage.io.segmenters import read_manifest
 from spineage.report.evidence import KEY, Evidence, Tables
 from spineage.science.frames import dicts_of
 from spineage.stages.context import Context
@@ -47,6 +48,7 @@ def gather(context: Context) -> Evidence:
         fingerprints={
             name: context.fingerprint(name) for name in upstream if is_there(context, name)
         },
+        segmenter=read_manifest(context.study.segment.weights),
     )
 
 

@@ -16,12 +16,13 @@ from spineage.engine.ddp import fit
 from spineage.engine.rows import plain_progress
 from spineage.engine.sweep import Outcome, Report, search
 from spineage.errors import BadStudy
+from spineage.stages.ablate import OWN_RULE
 from spineage.stages.context import Context
 from spineage.stages.train import people, roles_of
 from spineage.stages.train import recipe as train_recipe
 from spineage.stages.train_loop import config_of, train_loop
 
-SCHEMA = 1
+SCHEMA = 2
 IS_LOGARITHMIC = {"learning_rate": True, "weight_decay": True, "dropout": False}
 
 
@@ -103,6 +104,7 @@ def table_of(context: Context, outcomes: list[Outcome]) -> pd.DataFrame:
                 "loss": study.train.loss,
                 "fraction": study.train.fraction,
                 "seed": study.seed,
+                "rule": OWN_RULE,
                 "parameters": json.dumps(
                     {**outcome.parameters, "epochs_run": int(outcome.metrics["epoch"])},
                     sort_keys=True,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+import ray
 
+from spineage.engine import crew as module
 from spineage.engine.crew import Crew
 from spineage.errors import StoppedEarly
-from tests.engine.fakes import work_on
+from tests.engine.fakes import die_once, work_on
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -40,3 +43,21 @@ def test_no_items_need_no_workers() -> None:
     with Crew(2) as crew:
         assert list(crew.each(work_on, [], None)) == []
         assert crew._workers == []
+
+
+def test_an_item_whose_worker_was_lost_is_done_by_another_and_none_twice(tmp_path: Path) -> None:
+    items = [1, 2, "kill", 3, 4]
+    with Crew(2) as crew:
+        found = list(crew.each(die_once, items, str(tmp_path / "died")))
+        assert (tmp_path / "died").exists()
+        assert sorted(map(str, dict(found))) == sorted(map(str, items))
+        assert len(found) == len(items)
+
+
+def test_work_is_given_only_to_workers_that_have_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLACED_WITHIN_S", 3.0)
+    there_are = int(ray.cluster_resources()["CPU"])
+    with Crew(there_are + 2) as crew:
+        found = dict(crew.each(work_on, range(there_are + 4), None))
+        assert len(found) == there_are + 4
+        assert len(crew._workers) <= there_are

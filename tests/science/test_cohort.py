@@ -359,6 +359,13 @@ def test_with_too_few_people_only_low_burden_is_normal_and_the_rest_unknown() ->
     assert audit["status"] == {"normal": 3, "uncertain": 0, "not_normal": 0, "unknown": 9}
 
 
+def test_the_papers_rule_has_no_guard_where_too_few_can_be_clustered_either() -> None:
+    matrix, _ = profiles((3, 0, 1, 0), (9, 0, 8, 2))
+    decided, audit = decide(people_of(matrix), matrix, FEATURES, rule(kind="paper"), seed=0)
+    assert set(decided.status) == {"unknown"}
+    assert audit["outcome"] == "too_alike"
+
+
 def test_nobody_in_training_is_no_crash() -> None:
     matrix, _ = profiles((4, 0, 8, 1))
     decided, _ = decide(people_of(matrix, split="test"), matrix, FEATURES, rule(), seed=0)

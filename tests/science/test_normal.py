@@ -102,10 +102,11 @@ def test_the_noise_policy_is_what_the_study_says() -> None:
     noise = (
         (people.cluster == -1) & (people.burden > people.burden[fitted].quantile(0.25))
     ).to_numpy()
-    found = {
-        policy: judge(people, usable, fitted, 1, study_rule(noise=policy))[0][noise].value_counts()
-        for policy in ("judged", "not_normal", "unknown")
-    }
+    policies = ("judged", "not_normal", "unknown")
+    judged = {p: judge(people, usable, fitted, 1, study_rule(noise=p)) for p in policies}
+    told = {policy: verdict.groups[-1][1] for policy, (_, verdict) in judged.items()}
+    assert told == {"judged": True, "not_normal": False, "unknown": None}
+    found = {policy: status[noise].value_counts() for policy, (status, _) in judged.items()}
     assert set(found["not_normal"].index) == {"not_normal"}
     assert found["judged"]["normal"] > 100
     assert found["unknown"]["unknown"] == found["judged"]["normal"]

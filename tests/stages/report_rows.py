@@ -353,14 +353,21 @@ def ablations(rng: np.random.Generator) -> pd.DataFrame:
             "loss": "l1",
             "fraction": fraction,
             "seed": seed,
+            "rule": rule,
             "parameters": "{}",
             "num_train": int(40 * fraction),
             "validate_mae_years": 8 - 2 * fraction,
             "test_mae_years": 8 - 2 * fraction + float(rng.normal(0, 0.2)),
             "test_r2": 0.4 + 0.2 * fraction,
         }
-        for region in ("whole", "lumbar")
-        for fraction in (0.5, 1.0)
+        for region, fraction, rule in (
+            *(
+                (region, fraction, "study")
+                for region in ("whole", "lumbar")
+                for fraction in (0.5, 1.0)
+            ),
+            ("whole", 1.0, "everyone"),
+        )
         for seed in (0, 1)
     ]
     return pd.DataFrame(rows)

@@ -26,9 +26,44 @@ def test_the_grid_is_every_combination(tmp_path):
         "seeds": [0, 1],
     }
     arms = ablate.grid(toy_study(tmp_path, ablate=section))
-    seen = {(t.region, t.loss, t.fraction, seed) for t, seed in arms}
+    seen = {(a.train.region, a.train.loss, a.train.fraction, a.seed) for a in arms}
     assert len(arms) == len(seen) == 16
-    assert {t.epochs for t, _ in arms} == {3}
+    assert {a.train.epochs for a in arms} == {3}
+
+
+def rules_of(context, **statuses):
+    """The cohort's statuses by other rules, as the cohort stage leaves them."""
+    cohort = context.read("cohort")
+    table = cohort[["person_id"]].assign(**statuses)
+    context.store.write(f"{context.folder('cohort')}/rules.csv", table.to_csv(index=False).encode())
+
+
+def test_arms_of_other_rules_learn_from_other_people_and_are_read_on_the_same(tmp_path):
+    section = {**GRID, "regions": ["whole"], "seeds": [0, 1], "rules": ["everyone"]}
+    context = toy_study(tmp_path, ablate=section)
+    rules_of(context, everyone="normal", paper="not_normal")
+    everyone, choices = train.people(context), ablate.grid(context)
+    assert [(c.rule, c.seed) for c in choices] == [
+        ("study", 0), ("study", 1), ("everyone", 0), ("everyone", 1)
+    ]  # fmt: skip
+    own, other = (ablate._arm(context, everyone, choices[i]) for i in (0, 2))
+    ill = np.flatnonzero(everyone["status"] == "not_normal")
+    assert not set(ill) & set(own["loop"]["train_numbers"])
+    ill_in_training = set(ill) & set(np.flatnonzero(everyone["split"] == "train"))
+    assert ill_in_training
+    assert ill_in_training <= set(other["loop"]["train_numbers"])
+    assert other["loop"]["predict_numbers"] == own["loop"]["predict_numbers"]
+    assert not set(ill) & set(own["loop"]["predict_numbers"])
+    assert own["digest"] != other["digest"]
+    assert (own["row"]["rule"], other["row"]["rule"]) == ("study", "everyone")
+    assert other["row"]["arm"].endswith("rule everyone")
+
+
+def test_a_rule_by_which_nobody_was_judged_is_named(tmp_path):
+    context = toy_study(tmp_path, ablate={**GRID, "rules": ["percentile"]})
+    rules_of(context, everyone="normal", burden="normal")
+    with pytest.raises(BadStudy, match=r"cannot be judged .* it can be by everyone, burden"):
+        ablate.run(context)
 
 
 def test_an_unknown_region_stops_with_a_sentence(tmp_path):
@@ -57,7 +92,8 @@ def test_the_studys_own_recipe_as_an_arm_repeats_its_network(tmp_path):
     context = toy_study(tmp_path)
     train.run(context)
     everyone = train.people(context)
-    arm = ablate._arm(context, everyone, context.study.train, context.study.seed)
+    own = ablate.Choice(context.study.train, context.study.seed)
+    arm = ablate._arm(context, everyone, own)
     ablate.train_arm(arm, lambda metrics: None)
     row = json.loads(context.store.read(ablate._file(arm)))
     told = context.read("predictions")

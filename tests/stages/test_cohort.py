@@ -13,6 +13,7 @@ from spineage.errors import BadStudy
 from spineage.io.findings import read_findings, read_lifestyle, read_participants, read_truth
 from spineage.io.identity import Keyed, load_key
 from spineage.science.cohort import decide
+from spineage.science.normal import RULES
 from spineage.stages import cohort, conditions
 from spineage.tables import TABLES, TRUTH
 from tests.stages.cohort_world import KEYED, Planted, exams, findings_of, made, workspace
@@ -69,6 +70,18 @@ def test_the_audit_accounts_for_everybody(done: Planted) -> None:
     assert sum(g["num_people"] for g in audit["groups"]) == audit["population"]["num_people"] == 90
     assert sum(audit["status"].values()) == sum(audit["splits_people"].values()) == 90
     assert audit["exams_without_findings_rows"] == int((exams().group == "none").sum())
+
+
+def test_the_status_by_every_rule_is_there_for_later_stages(done: Planted) -> None:
+    own = done.read("cohort").drop_duplicates("person_id").set_index("person_id")
+    told = json.loads(done.asset("cohort", "audit.json"))["alternatives"]
+    assert [one["rule"] for one in told] == list(RULES)
+    for one in told:
+        status = cohort.status_by(done, one["rule"])
+        assert set(status.index) == set(own.index)
+        assert (status == "normal").sum() == one["num_normal"]
+    assert (cohort.status_by(done, "clusters").loc[own.index] == own.fit_status).all()
+    assert (cohort.status_by(done, "everyone") != cohort.status_by(done, "paper")).any()
 
 
 def test_a_second_run_recomputes_nothing_and_says_the_same(done: Planted) -> None:

@@ -211,6 +211,23 @@ def test_weights_and_dataset_json_must_be_of_one_model(tmp_path):
         nnunet_import._check_weights(about, dataset)
 
 
+def test_a_refused_import_leaves_the_segmenter_that_was_there(tmp_path):
+    good, other = write_tiny_model(tmp_path / "good"), write_tiny_model(tmp_path / "other")
+    out = tmp_path / "out"
+    manifest = import_segmenter(good, out, trust=True, orientation="RAS")
+    dataset = json.loads((other / "dataset.json").read_text())
+    dataset["labels"]["sacrum and more"] = 6
+    (other / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(BadStudy, match="not of one model"):
+        import_segmenter(
+            other, out, trust=True, orientation="RAS", label_map={"sacrum and more": "sacrum"}
+        )
+    assert read_manifest(str(out)) == manifest
+    assert {path.name for path in tmp_path.iterdir()} == {"good", "other", "out"}
+    assert import_segmenter(good, out, trust=True, orientation="PIR")["orientation"] == "PIR"
+    assert read_manifest(str(out))["orientation"] == "PIR"
+
+
 def test_a_fold_that_is_not_there_names_those_that_are(tmp_path):
     model = write_tiny_model(tmp_path / "model", folds=("0", "2"))
     with pytest.raises(BadStudy, match=r"fold 1 has no checkpoint_final\.pth; .* 0, 2"):

@@ -174,6 +174,7 @@ def test_out_of_memory_is_answered_by_one_tile_at_a_time_and_remembered(taught):
     volumes = image((9, 60, 140), (4.0, 1.6, 1.6))
     segmenter, plain = taught.segmenter(), taught.segmenter().segment(volumes)
     segmenter.ensemble = Full(segmenter.ensemble, fits=1)
+    segmenter._tiles_at_once = 4  # as on a GPU
     for failures in (1, 0):
         segmenter.ensemble.seen.clear()
         labels = segmenter.segment(volumes)
@@ -184,6 +185,7 @@ def test_out_of_memory_is_answered_by_one_tile_at_a_time_and_remembered(taught):
 def test_a_scan_that_does_not_fit_even_so_is_a_fault_of_the_device():
     step = SegmentStep("demo")
     step._segmenter.ensemble = Full(step._segmenter.ensemble, fits=0)
+    step._segmenter._tiles_at_once = 4
     person = render(draw_population(RECIPE)[0], RECIPE).image
     with pytest.raises(DeviceFault) as fault:
         step({"scan_id": "a", **volume_to_cells(person, VOXELS)})

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import nibabel
@@ -16,9 +17,10 @@ from PIL import Image
 
 from spineage.errors import BadStudy
 from spineage.io import page as pages_io
-from spineage.report import accuracy, population
+from spineage.report import accuracy, methods, population
 from spineage.stages import report
 from spineage.stages.report_evidence import gather, gather_tables
+from spineage.study import study_from
 from tests.stages import report_rows as rows
 from tests.stages.report_data import PlainContext, Tables, make_tables, shared_report, write_study
 
@@ -309,6 +311,29 @@ def test_methods_carry_the_numbers_of_this_study(tables: Tables, tmp_path: Path)
     assert "13 epochs" in text
     assert "torch 2.13.0" in text
     assert "b" * 64 in text
+    assert "own tiles over the whole scan, without test-time mirroring" in text
+    assert "levels by their order along the canal" in text
+    (tmp_path / "fast").mkdir()
+    html = made(tmp_path / "fast", few(tables), segment={"mode": "fast", "mirror": True})
+    text = words(chapter(html, "methods"))
+    assert "the box in which a coarse pass found the spine, averaged over flips" in text
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [("semantic", "their order along the canal"), ("levels", "names the levels")],
+)
+def test_methods_say_who_named_the_levels(schema: str, told: str) -> None:
+    manifest = {"schema": schema, "domain": "human", "configuration": "3d_fullres",
+                "digest": "c" * 64, "folds": ["0", "1"]}  # fmt: skip
+    study = study_from({"segment": {"weights": "elsewhere"}})
+    tables = SimpleNamespace(faults=pd.DataFrame({"stage": ["segment", "score"]}))
+    evidence = SimpleNamespace(study=study, segmenter=manifest, tables=tables)
+    text = methods._segmentation(evidence)
+    assert told in text
+    assert "3d_fullres, 2 folds, weights cccccccccccc" in text
+    assert "trained on human scans" in text
+    assert "1 scan ended here" in text
 
 
 @pytest.mark.usefixtures("unsaved")

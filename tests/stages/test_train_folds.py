@@ -284,6 +284,19 @@ def test_a_label_file_goes_to_the_longest_name_it_begins_with(tmp_path):
     assert sorted(case.name for case in cases) == ["a", "a_1"]
 
 
+def test_four_digits_number_channels_unless_the_labels_have_them_too(tmp_path):
+    scans = {"images": ["spine_0001", "spine_0002"], "labels": ["spine_0001", "spine_0002_msk"]}
+    for part, names in scans.items():
+        (tmp_path / part).mkdir()
+        for name in names:
+            (tmp_path / part / f"{name}.nii.gz").touch()
+    cases = cases_from_folders(tmp_path / "images", tmp_path / "labels", "levels")
+    assert [(case.name, case.num_images) for case in cases] == [
+        ("spine_0001", 1),
+        ("spine_0002", 1),
+    ]
+
+
 def test_few_people_make_few_splits_and_one_makes_none():
     assert len(split_by_person({"a": "p", "b": "q", "c": "p"})) == 2
     with pytest.raises(BadStudy, match="1 person"):
