@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PROCESSES ?= 2  # of the tests; each may start a Ray session of its own
 
 .PHONY: install demo test fuzz lint types check clean
 
@@ -18,7 +19,7 @@ demo: $(INSTALLED)
 	$(BIN)/spineage demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz.run 10000

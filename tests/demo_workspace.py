@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from spineage.errors import BadStudy
 from spineage.stages.context import Context
+from spineage.stages.demo import demo_study
 from spineage.study import read_study
 
 PEOPLE = 40
+SEED = 2511
+SLABS = {"shape": [8, 80, 320], "spacing_mm": [8.0, 2.2, 2.2]}
+"""Half of the demo's voxels, in slices of double thickness: half of the training's time."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ def environment() -> dict[str, str]:
 
 
 def make(folder: Path) -> Demo:
+    """The demo as its command makes it, in a workspace whose study asks for SLABS."""
+    demo_study(folder / "population", str(folder), SEED, PEOPLE)
+    study = folder / "study.yaml"
+    study.write_text(study.read_text() + yaml.safe_dump({"prepare": SLABS}))
     result = run("demo", "--people", str(PEOPLE), "--workspace", str(folder), "--json", cwd=folder)
     if result.returncode:
         raise BadStudy(f"the demo failed:\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}")

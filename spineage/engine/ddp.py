@@ -34,6 +34,8 @@ class Worker(Protocol):
     rank: int
     size: int
     device: torch.device
+    owns_process: bool
+    """Nothing else runs in this process, which ends with the loop."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model on the device; its gradients are averaged over workers."""
@@ -45,7 +47,8 @@ class Worker(Protocol):
         """The last state kept, or None at the start."""
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None = None) -> None:
-        """Tell how it goes; every worker must call. Rank 0's `state` (tensors and plain values) is kept."""
+        """Tell how it goes; every worker must call, all with a state or all without. Rank 0's (tensors and
+        plain values) is kept."""
 
     def tell(self, metrics: dict[str, float]) -> None:
         """Tell how one worker's own work goes; nobody waits for the others."""
@@ -70,6 +73,7 @@ class Alone:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    owns_process: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
     state: dict[str, Any] | None = None
 
@@ -102,6 +106,7 @@ class InRay:
         context = ray.train.get_context()
         self.rank, self.size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
+        self.owns_process = True
         self._board = board
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -122,7 +127,11 @@ class InRay:
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None = None) -> None:
         if self.rank == 0:
             self.tell(metrics)
-        if state is None or self.rank:
+        if (
+            state is None
+        ):  # Ray Train takes one report in two seconds, and short epochs would wait for it
+            return
+        if self.rank:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:

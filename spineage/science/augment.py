@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from monai.data.meta_tensor import MetaTensor
-from monai.transforms.compose import Compose
-from monai.transforms.intensity.array import RandGaussianNoise, RandScaleIntensity
-from monai.transforms.spatial.array import RandAffine, RandFlip
 from torch import Tensor
 
 Augment = Callable[[Tensor, int], Tensor]
@@ -29,6 +25,11 @@ def build_augment() -> Augment:
 
     What is 0 outside the spine stays 0: noise is added inside only.
     """
+    # 3 s to import, in every process that only hands the training loop on: so only where it is used
+    from monai.transforms.compose import Compose
+    from monai.transforms.intensity.array import RandGaussianNoise, RandScaleIntensity
+    from monai.transforms.spatial.array import RandAffine, RandFlip
+
     moves = Compose(
         [
             RandFlip(prob=0.5, spatial_axis=0),
@@ -57,4 +58,6 @@ def build_augment() -> Augment:
 
 def _plain(scan: Tensor) -> Tensor:
     """Without MONAI's metadata, which nothing here reads."""
+    from monai.data.meta_tensor import MetaTensor
+
     return scan.as_tensor() if isinstance(scan, MetaTensor) else scan

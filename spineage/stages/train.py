@@ -21,7 +21,7 @@ from spineage.stages.context import Context, digest_of
 from spineage.stages.train_loop import config_of, train_loop
 from spineage.study import Train
 
-SCHEMA = 4  # raise it when the same people and sections give another network
+SCHEMA = 5  # raise it when the same people and sections give another network
 KEY = ["scan_id", "source_digest"]
 MIN_TRAIN = 8
 """Fewer people than this do not span ages; 8 is a smoke test, not a study."""

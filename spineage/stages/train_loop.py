@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spineage.engine.ddp import Worker
+from spineage.io.allocator import keep_freed_memory
 from spineage.io.store import Store
 from spineage.io.tensors import TensorPeople
 from spineage.science.augment import build_augment
@@ -54,6 +55,8 @@ def train_loop(worker: Worker, config: dict[str, Any]) -> None:
     The last one adds predicted_years [N] and features [N, C], and its weights are the best epoch's.
     """
     torch.set_num_threads(1)  # a sum over threads depends on how many there are
+    if worker.owns_process and worker.device.type == "cpu":
+        keep_freed_memory()
     recipe = Train.model_validate(config["train"])
     model = build_network(
         recipe,

@@ -27,11 +27,11 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**kept, "HOME": str(home), **more}
 
 
-def intrude(address: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", INTRUDE, address]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=environment(home, **more)
-    )
+def intrude(address: str, home: Path, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", INTRUDE, address],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(home, **more),
+    )  # fmt: skip
 
 
 def test_only_who_has_the_token_gets_into_a_session(tmp_path: Path) -> None:
@@ -45,10 +45,12 @@ def test_only_who_has_the_token_gets_into_a_session(tmp_path: Path) -> None:
         assert server.stdout
         address = server.stdout.readline().strip()
         assert ":" in address
-        without = intrude(address, other, RAY_AUTH_MODE="disabled")
-        wrong = intrude(address, other, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
-        right = intrude(address, own, RAY_AUTH_MODE="token")
+        tried = {
+            "right": intrude(address, own, RAY_AUTH_MODE="token"),
+            "without": intrude(address, other, RAY_AUTH_MODE="disabled"),
+            "wrong": intrude(address, other, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
+        }
+        told = {name: process.communicate(timeout=120) for name, process in tried.items()}
         server.communicate("\n", timeout=60)
-    assert "inside" in right.stdout, right.stderr[-2000:]
-    assert "inside" not in without.stdout
-    assert "inside" not in wrong.stdout
+    inside = {name: "inside" in out for name, (out, _) in told.items()}
+    assert inside == {"right": True, "without": False, "wrong": False}, told["right"][1][-2000:]

@@ -11,7 +11,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pydicom
 import pytest
+from typer.testing import CliRunner
 
+from spineage import cli
 from spineage.errors import FAULTS
 from tests.demo_workspace import PEOPLE, Demo, parts, run
 
@@ -117,13 +119,18 @@ def test_a_change_of_the_calibration_recipe_segments_and_trains_nothing_again(
 
 
 @pytest.mark.parametrize("table", ["scans", "series", "masks", "scores", "faults", "associations"])
-def test_show_summarises_a_table_and_prints_its_rows(demo: Demo, table: str) -> None:
-    told = run("show", table, "--workspace", str(demo.folder), cwd=demo.folder)
-    assert told.returncode == 0, told.stderr
-    assert f"{table}: " in told.stdout
-    rows = json.loads(run("show", table, "--workspace", ".", "--json", cwd=demo.folder).stdout)
-    assert f"{table}: {len(rows)} rows" in told.stdout
-    assert not rows or "source_digest" in rows[0] or table in ("series", "associations")
+def test_show_summarises_a_table_and_prints_its_rows(
+    demo: Demo, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo.folder)
+    told, rows = (
+        CliRunner().invoke(cli.app, ["show", table, "--workspace", where, *options])
+        for where, options in ((str(demo.folder), []), (".", ["--json"]))
+    )
+    assert (told.exit_code, rows.exit_code) == (0, 0), told.output + rows.output
+    listed = json.loads(rows.stdout)
+    assert f"{table}: {len(listed)} rows" in told.stdout
+    assert not listed or "source_digest" in listed[0] or table in ("series", "associations")
 
 
 def test_no_raw_id_of_a_person_or_exam_is_anywhere_but_in_the_input_and_private_tables(
