@@ -23,6 +23,7 @@ TOGETHER = {
 """Files that share what is made once a process."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes, those of one file stay together, and those of the demo."""
     for item in items:

@@ -21,8 +21,8 @@ from spineage.study import read_study
 
 PEOPLE = 40
 SEED = 2511
-SLABS = {"shape": [8, 80, 320], "spacing_mm": [8.0, 2.2, 2.2]}
-"""Half of the demo's voxels, in slices of double thickness: half of the training's time."""
+COARSE = {"shape": [8, 40, 160], "spacing_mm": [8.0, 4.4, 4.4]}
+"""An eighth of the demo's voxels: training takes 45 s instead of 200."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def environment() -> dict[str, str]:
 
 
 def make(folder: Path) -> Demo:
-    """The demo as its command makes it, in a workspace whose study asks for SLABS."""
+    """The demo as its command makes it, in a workspace whose study asks for COARSE."""
     demo_study(folder / "population", str(folder), SEED, PEOPLE)
     study = folder / "study.yaml"
-    study.write_text(study.read_text() + yaml.safe_dump({"prepare": SLABS}))
+    study.write_text(study.read_text() + yaml.safe_dump({"prepare": COARSE}))
     result = run("demo", "--people", str(PEOPLE), "--workspace", str(folder), "--json", cwd=folder)
     if result.returncode:
         raise BadStudy(f"the demo failed:\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}")

@@ -39,7 +39,8 @@ def test_planted_normals_are_recovered_and_nobody_without_findings_is_abnormal(
 def test_the_papers_rule_without_the_guard_calls_the_healthiest_abnormal(
     decided: dict[float, Decision], island: float
 ) -> None:
-    """The same clusters, judged literally: this is what the guard is for."""
+    """The same clusters, judged literally: this is what the guard is for. (An island of 20 % is above the
+    15 % rule, a cluster of its own and light for its age: it needs no guard.)"""
     people, matrix, is_normal = population(island)
     literal = decided[island].others["paper"]
     bare = people.num_findings == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spineage.errors import DeviceFault
-from spineage.io import nnunet, nnunet_coarse
+from spineage.io import nnunet_coarse, nnunet_tiles
 from spineage.io.nnunet import load_segmenter
 from spineage.io.volumes import volume_to_cells
 from spineage.science.geometry import Volume
@@ -73,14 +73,14 @@ def test_only_the_spines_box_was_looked_at(found, monkeypatch, segmenter, people
 def tiles_of(segmenter, volume, mode, monkeypatch):
     """Tiles that the network saw for one scan."""
     seen = []
-    plain = nnunet.Ensemble.__call__
+    plain = nnunet_tiles.Ensemble.__call__
 
     def count(self, tiles):
         seen.append(len(tiles))
         return plain(self, tiles)
 
     with monkeypatch.context() as patch:
-        patch.setattr(nnunet.Ensemble, "__call__", count)
+        patch.setattr(nnunet_tiles.Ensemble, "__call__", count)
         segmenter.segment(volume, mode)
     return sum(seen)
 
@@ -173,21 +173,21 @@ class Full:
 def test_out_of_memory_is_answered_by_one_tile_at_a_time_and_remembered(taught):
     volumes = image((9, 60, 140), (4.0, 1.6, 1.6))
     segmenter, plain = taught.segmenter(), taught.segmenter().segment(volumes)
-    segmenter.ensemble = Full(segmenter.ensemble, fits=1)
-    segmenter._tiles_at_once = 4  # as on a GPU
+    segmenter.engine.ensemble = Full(segmenter.engine.ensemble, fits=1)
+    segmenter.engine.tiles_at_once = 4  # as on a GPU
     for failures in (1, 0):
-        segmenter.ensemble.seen.clear()
+        segmenter.engine.ensemble.seen.clear()
         labels = segmenter.segment(volumes)
         assert (labels.voxels_RAS == plain.voxels_RAS).mean() >= 0.9999
-        assert sum(number > 1 for number in segmenter.ensemble.seen) == failures
+        assert sum(number > 1 for number in segmenter.engine.ensemble.seen) == failures
 
 
 def test_a_scan_that_does_not_fit_even_so_is_a_fault_of_the_device():
     step = SegmentStep("demo")
-    step._segmenter.ensemble = Full(step._segmenter.ensemble, fits=0)
-    step._segmenter._tiles_at_once = 4
+    step._segmenter.engine.ensemble = Full(step._segmenter.engine.ensemble, fits=0)
+    step._segmenter.engine.tiles_at_once = 4
     person = render(draw_population(RECIPE)[0], RECIPE).image
     with pytest.raises(DeviceFault) as fault:
         step({"scan_id": "a", **volume_to_cells(person, VOXELS)})
     assert fault.value.code == "out_of_memory"
-    assert step._segmenter.ensemble.seen == [1, 1]  # tried again once
+    assert step._segmenter.engine.ensemble.seen == [1, 1]  # tried again once

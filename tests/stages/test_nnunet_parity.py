@@ -117,7 +117,7 @@ def test_how_many_tiles_are_predicted_at_once_changes_no_label(models):
     labels = []
     for number in (1, 2, 7):
         segmenter = models["two folds"].segmenter()
-        segmenter._tiles_at_once = number
+        segmenter.engine.tiles_at_once = number
         labels.append(segmenter.segment(volumes).voxels_RAS)
     assert (labels[0] == labels[1]).mean() >= 0.9999
     assert (labels[0] == labels[2]).mean() >= 0.9999
@@ -132,14 +132,14 @@ def test_a_really_trained_model_agrees_with_nnunet_as_its_users_run_it():
         use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False,
         perform_everything_on_device=False,
     )  # fmt: skip
-    (network,) = segmenter.ensemble.networks
+    (network,) = segmenter.engine.ensemble.networks
     with redirect_stdout(StringIO()):
         predictor.manual_initialization(
             network,
-            segmenter.plans,
-            segmenter.configuration,
+            segmenter.engine.plans,
+            segmenter.engine.configuration,
             [network.state_dict()],
-            segmenter.dataset,
+            segmenter.engine.dataset,
             "nnUNetTrainer",
             None,
         )

@@ -99,7 +99,7 @@ def test_both_folds_become_one_segmenter_that_says_what_it_draws(trained):
     assert (manifest["schema"], manifest["domain"]) == ("levels", "phantom")
     assert set(manifest["origin"]["figures"]) == {"0", "1"}
     segmenter = load_segmenter(str(root / "out"))
-    assert len(segmenter.ensemble.networks) == 2
+    assert len(segmenter.engine.ensemble.networks) == 2
     image = Volume(np.random.default_rng(0).normal(100, 5, (6, 16, 24)), np.diag([4.0, 2, 2, 1]))
     assert segmenter.segment(image).voxels_RAS.shape == (6, 16, 24)
 

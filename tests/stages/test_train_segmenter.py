@@ -53,9 +53,9 @@ def test_what_comes_out_is_a_segmenter_that_tells_how_it_was_made(trained):
 
 def test_the_patch_holds_a_whole_spine_at_demo_resolution(trained):
     segmenter = load_segmenter(str(trained[0]))
-    patch = segmenter.configuration.patch_size
+    patch = segmenter.engine.configuration.patch_size
     assert all(n >= m for n, m in zip(patch, (13, 432, 128), strict=True))
-    assert segmenter.configuration.spacing == pytest.approx((4.4, 1.6, 1.6), abs=1e-3)
+    assert segmenter.engine.configuration.spacing == pytest.approx((4.4, 1.6, 1.6), abs=1e-3)
 
 
 def test_training_leaves_the_environment_as_it_was(trained):
