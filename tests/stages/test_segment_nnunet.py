@@ -91,13 +91,10 @@ def test_a_model_of_any_orientation_sees_its_own_and_answers_in_ras(pairs, ends)
     codes = "".join(pair[end] for pair, end in zip(pairs, ends, strict=True))
     seen = {}
 
-    class Marks(Segmenter):
-        num_channels = 1
+    class Marks:
+        dataset = {"channel_names": {"0": "T2"}}
 
-        def __post_init__(self):
-            self._schema_of = np.arange(256, dtype=np.uint8)
-
-        def _segment_as_read(self, image, spacing_mm, is_fast):
+        def segment(self, image, spacing_mm, is_fast):
             seen["spacing"], seen["shape"] = spacing_mm, image.shape[1:]
             return image[0].astype(np.uint8), "as read"
 
@@ -105,7 +102,9 @@ def test_a_model_of_any_orientation_sees_its_own_and_answers_in_ras(pairs, ends)
     volume = Volume(
         (np.arange(4 * 6 * 8) % 251).reshape(4, 6, 8).astype(np.float32), volume.affine_RAS
     )
-    labels = Marks(None, {}, {"orientation": codes, "schema": "semantic"}, None).segment(volume)
+    segmenter = Segmenter(Marks(), {"orientation": codes, "schema": "semantic", "labels": {}})
+    segmenter._schema_of = np.arange(256, dtype=np.uint8)
+    labels = segmenter.segment(volume)
     assert np.array_equal(labels.voxels_RAS, volume.voxels_RAS)
     axis_of = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
     assert seen["spacing"] == [volume.spacing_mm[axis_of[c]] for c in codes[::-1]]
