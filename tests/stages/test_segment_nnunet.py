@@ -92,7 +92,8 @@ def test_a_model_of_any_orientation_sees_its_own_and_answers_in_ras(pairs, ends)
     seen = {}
 
     class Marks:
-        dataset = {"channel_names": {"0": "T2"}}
+        def __init__(self):
+            self.dataset = {"channel_names": {"0": "T2"}}
 
         def segment(self, image, spacing_mm, is_fast):
             seen["spacing"], seen["shape"] = spacing_mm, image.shape[1:]
