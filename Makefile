@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	$(BIN)/spineage demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz.run 10000

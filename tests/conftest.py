@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,24 +14,32 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.demo_workspace import Demo
 
 TOGETHER = {
-    "stages/test_cohort_stability.py": "stages/test_cohort.py",
-    "browser/test_report_page.py": "stages/test_report.py",
+    "tests/chaos/test_kill.py": "demo",
+    "tests/stages/test_demo.py": "demo",
+    "tests/stages/test_job.py": "demo",
+    "tests/stages/test_cohort.py": "cohort",
+    "tests/stages/test_cohort_stability.py": "cohort",
+    "tests/stages/test_report.py": "report",
+    "tests/browser/test_report_page.py": "report",
 }
 """Files that share what is made once a process."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those of one file stay together, and those of the demo."""
-    for item in items:
-        is_of_demo = "demo" in getattr(item, "fixturenames", ())
-        file = f"{item.path.parent.name}/{item.path.name}"
-        name = "demo" if is_of_demo else TOGETHER.get(file, file)
-        item.add_marker(pytest.mark.xdist_group(name))
+class ByFile(LoadScopeScheduling):
+    """Where tests run in several processes, those of one file stay together, and those of TOGETHER."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return TOGETHER.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
