@@ -61,6 +61,8 @@ def main(num_scans: int = 8) -> None:
     device, goals = ("cuda", GOALS_GPU) if on_gpu else ("cpu", GOALS_CPU)
     features, in_plane_mm = (PLANNED, 0.9) if on_gpu else (SMALL, 1.5)
     torch.set_num_threads(2)
+    if not on_gpu:
+        keep_freed_memory()  # as `load_segmenter` does for a worker
     plans, network = trained(features, in_plane_mm, device)
     people = scans(num_scans, SEED, 0.9)
     with Beside(plans, network, device) as beside:
@@ -77,8 +79,6 @@ def measure(
 ) -> None:
     """Each scan by each way in turn; prints the line."""
     on_gpu, num_scans = device == "cuda", len(people)
-    if not on_gpu:
-        keep_freed_memory()  # as `load_segmenter` does for a worker
     engine = segmenter(plans, network, device)
     engine.warm_up()
     ways: dict[str, Callable[[Volume], tuple[Volume, float]]] = {
