@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PROCESSES ?= 2  # of the tests; each may start a Ray session of its own
+# of the tests; each may start a Ray session of its own
+PROCESSES ?= 2
 
 .PHONY: install demo test fuzz lint types check clean
 

@@ -127,10 +127,8 @@ class InRay:
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None = None) -> None:
         if self.rank == 0:
             self.tell(metrics)
-        if (
-            state is None
-        ):  # Ray Train takes one report in two seconds, and short epochs would wait for it
-            return
+        if state is None:
+            return  # Ray Train takes one report in two seconds: short epochs would wait for it
         if self.rank:
             ray.train.report(metrics)
             return

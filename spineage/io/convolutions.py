@@ -31,8 +31,10 @@ def by_onednn(network: nn.Module) -> nn.Module:
     """
     if not torch.backends.mkldnn.is_available():
         return network
-    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    copied: nn.Module = copy.deepcopy(network, memo=dict(shared))
+    shared: dict[int, object] = {
+        id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())
+    }
+    copied: nn.Module = copy.deepcopy(network, memo=shared)
     for module in copied.modules():
         if type(module) is nn.Conv3d and module.padding_mode == "zeros":
             module.__class__ = _OneDnnConv3d

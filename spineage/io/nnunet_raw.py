@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -161,13 +162,13 @@ def _channels(folder: Path, labels: Sequence[Path]) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise BadStudy(f"there is no folder {folder.name}")
+    labelled = {p.name[: end.start()] for p in labels for end in re.finditer(r"[._]", p.name)}
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if stem := _stem(path):
             head, _, tail = stem.rpartition("_")
             is_number = len(tail) == 4 and tail.isdigit()
-            own_labels = any(label.name.startswith((f"{stem}.", f"{stem}_")) for label in labels)
-            is_channel = head and (tail == "T2w" or (is_number and not own_labels))
+            is_channel = head and (tail == "T2w" or (is_number and stem not in labelled))
             groups.setdefault(head if is_channel else stem, []).append(path)
     return groups
 
