@@ -18,7 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from spineage.io import nnunet_coarse as coarse
-from spineage.io.nnunet_labels import Decision, LabelWriter, axis_orders
+from spineage.io.nnunet_labels import SKIMAGE, Decision, LabelWriter, axis_orders
 from spineage.io.nnunet_networks import num_channels
 from spineage.io.nnunet_prepare import Box, Normalised, Preparation
 from spineage.io.nnunet_tiles import TILE_STEP, Ensemble, Window, slide, tiling
@@ -46,7 +46,8 @@ class Engine:
         self._preparation = Preparation(self.plans, self.configuration)
         manager = self.plans.get_label_manager(self.dataset)
         order = tuple(manager.regions_class_order) if manager.has_regions else None
-        self._decision = Decision(order)
+        function = self.configuration.configuration["resampling_fn_probabilities"]
+        self._decision = Decision(order, rounds=function == SKIMAGE)
         self.tiles_at_once = TILES_AT_ONCE[self.ensemble.device.type]
 
     def warm_up(self) -> None:
@@ -55,7 +56,8 @@ class Engine:
         patch = [1, *patch] if self.ensemble.is_flat else patch
         nothing = torch.zeros((self.tiles_at_once, num_channels(self.dataset), *patch))
         with torch.inference_mode():
-            self.ensemble(nothing.to(self.ensemble.device))
+            for _ in self.ensemble(nothing.to(self.ensemble.device)):
+                pass
 
     def segment(
         self, image_Cxyz: NDArray[np.float32], spacing_mm: list[float], is_fast: bool

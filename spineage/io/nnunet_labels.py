@@ -95,9 +95,13 @@ def axis_orders(
 
 @dataclass(frozen=True)
 class Decision:
-    """How logits become labels: the highest class, or, with `regions_order`, sigmoid > 0.5 drawn in turn."""
+    """How logits become labels: the highest class, or, with `regions_order`, sigmoid > 0.5 drawn in turn.
+
+    rounds: the plans' function rounds what it resamples to half precision.
+    """
 
     regions_order: tuple[int, ...] | None = None
+    rounds: bool = False
 
 
 class LabelWriter:
@@ -146,10 +150,12 @@ class LabelWriter:
         local = rows.part(0, len(rows.low), low)
         best: torch.Tensor | None = None
         for number in range(len(logits_Cxyz)):
-            plane = logits_Cxyz[number].narrow(self._axis, low, high - low)
+            plane = logits_Cxyz[number].narrow(self._axis, low, high - low).float()
             for axis in self._others:
                 plane = interpolate(plane, axis, self._maps[axis])
             plane = interpolate(plane, self._axis, local)
+            if self._decision.rounds:
+                plane = plane.half().float()
             if self._decision.regions_order is not None:
                 value = self._decision.regions_order[number]
                 labels.masked_fill_(torch.sigmoid(plane) > 0.5, value)

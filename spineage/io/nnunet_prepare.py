@@ -66,7 +66,7 @@ class Preparation:
         data, outside, bounds = _cropped(data, any(self.configuration.use_mask_for_norm))
         preprocessor = self.configuration.preprocessor_class(verbose=False)
         normalised = preprocessor._normalize(
-            np.array(data, np.float32),
+            np.array(data, np.float32, order="C"),
             np.broadcast_to(np.int8(0), data.shape) if outside is None else outside,
             self.configuration,
             self.plans.foreground_intensity_properties_per_channel,

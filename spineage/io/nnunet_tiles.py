@@ -1,19 +1,22 @@
-"""nnU-Net's sliding window without its threads: tiles in batches, row by row, memory of one row of tiles.
+"""nnU-Net's sliding window without its threads: tiles in batches, memory of the rows that are open.
 
-Tiles are weighted by nnU-Net's Gaussian and summed in single precision (nnU-Net's predictor sums in half).
-Rows of logits that no later tile touches are final: they become labels at once and their memory is used
-again, so a long spine needs no more than a short one.
+Tiles are weighted, summed and divided as nnU-Net's predictor does it, in half precision and, of each voxel,
+in its order: rounding decides near-ties, and so decides them alike. Rows of logits that no later tile touches
+are final: they become labels at once and their memory is used again, so a long spine needs little more than a
+short one.
 
-Shapes: B tiles of a batch; C channels or classes; x y z nnU-Net's axes after its transposition. A 2D network
-has tiles of one slice: x is 1.
+Shapes: K networks; B tiles of a batch; C channels or classes; x y z nnU-Net's axes after its transposition. A
+2D network has tiles of one slice: x is 1.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from nnunetv2.inference.sliding_window_prediction import (
@@ -27,6 +30,7 @@ TILE_STEP = 0.5
 """Distance of neighbouring tiles as a share of the patch: nnU-Net's default."""
 
 Starts = tuple[list[int], list[int], list[int]]
+Corner = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The networks of all folds as one function from tiles to mean logits.
+    """The networks of all folds.
 
     mirror_axes: spatial axes of the network's input; every combination of flips is averaged over too.
     """
@@ -51,32 +55,40 @@ class Ensemble:
     is_flat: bool = False
     mirror_axes: tuple[int, ...] = ()
 
-    def __call__(self, tiles_BCxyz: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C, x, y, z]; half precision on a GPU, as nnU-Net has it."""
+    def __call__(self, tiles_BCxyz: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Logits [B, C, x, y, z] of each network in turn; half precision on a GPU, as nnU-Net has it."""
         tiles = tiles_BCxyz.squeeze(2) if self.is_flat else tiles_BCxyz
         flips = [
             [axis + 2 for axis in axes]
-            for n in range(len(self.mirror_axes) + 1)
+            for n in range(1, len(self.mirror_axes) + 1)
             for axes in itertools.combinations(self.mirror_axes, n)
         ]
-        with self._precision():
-            logits: torch.Tensor | None = None
-            for network, axes in itertools.product(self.networks, flips):
-                one = network(tiles.flip(axes)).flip(axes) if axes else network(tiles)
-                logits = one if logits is None else logits.add_(one)
-        assert logits is not None
-        if len(self.networks) * len(flips) > 1:
-            logits /= len(self.networks) * len(flips)
-        return logits.unsqueeze(2) if self.is_flat else logits
+        for network in self.networks:
+            with self._precision():
+                logits: torch.Tensor = network(tiles)
+                for axes in flips:
+                    logits += network(tiles.flip(axes)).flip(axes)
+            if flips:
+                logits /= len(flips) + 1
+            yield logits.unsqueeze(2) if self.is_flat else logits
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """Where tiles lie on one padded volume; `axis` is the one with most tiles, along which rows go."""
+class Group:
+    """Tiles that are predicted together, by where they begin. `final`: rows before it get no more tiles."""
 
+    corners: list[Corner]
+    final: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Where tiles lie on one padded volume, and along which axis its rows are counted."""
+
+    shape_xyz: tuple[int, ...]
     patch_xyz: tuple[int, int, int]
     starts_xyz: Starts
     axis: int
@@ -86,31 +98,54 @@ class Tiling:
         x, y, z = self.starts_xyz
         return len(x) * len(y) * len(z)
 
-    def rows(self, batch: int) -> Iterator[tuple[int, list[list[tuple[int, int, int]]]]]:
-        """For each start along the axis: it, and the tiles that begin there, in batches."""
-        for start in self.starts_xyz[self.axis]:
-            axes = [[start] if a == self.axis else self.starts_xyz[a] for a in range(3)]
-            corners = [(x, y, z) for x, y, z in itertools.product(*axes)]
-            yield (
-                start,
-                [corners[first : first + batch] for first in range(0, len(corners), batch)],
-            )
+    @cached_property
+    def groups(self) -> list[Group]:
+        """All tiles, row by row, but none before those that nnU-Net would have added to a voxel of it."""
+        turn_of: dict[tuple[int, ...], int] = {}
+        for corner in itertools.product(*self.starts_xyz):  # nnU-Net's order
+            turns = [turn_of.get(other, 0) for other in itertools.product(*self._touching(corner))]
+            turn_of[corner] = max(corner[self.axis], *turns)
+        found, num_rows = [], self.shape_xyz[self.axis]
+        for turn in sorted(set(turn_of.values())):
+            later = [corner[self.axis] for corner, t in turn_of.items() if t > turn]
+            here = [(x, y, z) for (x, y, z), t in turn_of.items() if t == turn]
+            found.append(Group(here, min(later, default=num_rows)))
+        return found
+
+    def _touching(self, corner: Corner) -> Iterator[list[int]]:
+        """Along each axis, where tiles begin that share voxels with this one."""
+        for at, size, starts in zip(corner, self.patch_xyz, self.starts_xyz, strict=True):
+            yield [start for start in starts if abs(start - at) < size]
+
+    def num_open_rows(self) -> int:
+        """Most rows that have something in them and are not final, and one before them."""
+        most, final = 0, 0
+        for group in self.groups:
+            end = max(corner[self.axis] for corner in group.corners) + self.patch_xyz[self.axis]
+            most = max(most, end - max(0, final - 1))
+            final = group.final
+        return most
+
+    def num_open_voxels(self) -> int:
+        area = math.prod(self.shape_xyz) // self.shape_xyz[self.axis]
+        return self.num_open_rows() * area
 
 
 def tiling(shape_xyz: tuple[int, ...], window: Window) -> Tiling:
     """nnU-Net's tiles: as few as keep their distance at or below the window's step, evenly spread; a network
-    of single slices sees every slice once.
+    of single slices sees every slice once. Rows along the axis that needs the least memory.
 
     shape_xyz: at least the patch.
     """
     patch, step = window.patch, window.step
     if len(patch) == 2:
         y, z = compute_steps_for_sliding_window(shape_xyz[1:], patch, step)
-        return Tiling((1, *patch), (list(range(shape_xyz[0])), y, z), axis=0)
-    x, y, z = compute_steps_for_sliding_window(shape_xyz, patch, step)
-    counts = [len(x), len(y), len(z)]
-    size_x, size_y, size_z = patch
-    return Tiling((size_x, size_y, size_z), (x, y, z), axis=counts.index(max(counts)))
+        starts, size = (list(range(shape_xyz[0])), y, z), (1, *patch)
+    else:
+        x, y, z = compute_steps_for_sliding_window(shape_xyz, patch, step)
+        starts, size = (x, y, z), (patch[0], patch[1], patch[2])
+    ways = [Tiling(shape_xyz, size, starts, axis) for axis in range(3)]
+    return min(ways, key=Tiling.num_open_voxels)
 
 
 def slide(
@@ -125,23 +160,19 @@ def slide(
 
     data_Cxyz: padded to the patch at least, on the device; inner: what of it is not padding.
     """
-    if tiles.num_tiles == 1:
-        logits = ensemble(data_Cxyz[None])[0].float()[(slice(None), *inner)]
-        writer.write(logits, 0, logits.shape[tiles.axis + 1])
-        return
-    rows = _Rows(ensemble.num_heads, data_Cxyz, tiles)
-    weight = _gaussian(tiles.patch_xyz, data_Cxyz.device)
-    starts = [*tiles.starts_xyz[tiles.axis], data_Cxyz.shape[tiles.axis + 1]]
-    for number, (start, batches) in enumerate(tiles.rows(batch)):
-        for corners in batches:
-            logits = ensemble(_cut(data_Cxyz, corners, tiles.patch_xyz))
-            for corner, tile in zip(corners, logits, strict=True):
-                rows.add(tile, weight, corner)
-        rows.finish(starts[number + 1], start + tiles.patch_xyz[tiles.axis], inner, writer)
+    rows = _Rows(ensemble, tiles)
+    for group in tiles.groups:
+        for first in range(0, len(group.corners), batch):
+            corners = group.corners[first : first + batch]
+            cut = _cut(data_Cxyz, corners, tiles.patch_xyz)
+            for number, logits in enumerate(ensemble(cut)):
+                for corner, tile in zip(corners, logits, strict=True):
+                    rows.add(number, tile, corner)
+        rows.finish(group.final, inner, writer)
 
 
 def _cut(
-    data_Cxyz: torch.Tensor, corners: list[tuple[int, int, int]], patch: tuple[int, int, int]
+    data_Cxyz: torch.Tensor, corners: Sequence[Corner], patch: tuple[int, int, int]
 ) -> torch.Tensor:
     x, y, z = patch
     return torch.stack(
@@ -150,52 +181,70 @@ def _cut(
 
 
 def _gaussian(patch_xyz: tuple[int, int, int], device: torch.device) -> torch.Tensor:
-    """nnU-Net's weight of a tile's voxels, rounded as it rounds it."""
+    """nnU-Net's weight of a tile's voxels, in half precision."""
     size = patch_xyz[1:] if patch_xyz[0] == 1 else patch_xyz
     weight: torch.Tensor = compute_gaussian(
         size, sigma_scale=1 / 8, value_scaling_factor=10, device=device
     )
-    return weight.float().view(patch_xyz)
+    return weight.view(patch_xyz)
 
 
 class _Rows:
     """Weighted sums of the logits of those rows that are not final, and one row before them."""
 
-    def __init__(self, num_heads: int, data_Cxyz: torch.Tensor, tiles: Tiling) -> None:
+    def __init__(self, ensemble: Ensemble, tiles: Tiling) -> None:
         self._axis, self._patch = tiles.axis, tiles.patch_xyz
-        shape = list(data_Cxyz.shape[1:])
-        shape[self._axis] = min(shape[self._axis], self._patch[self._axis] + 1)
-        self._sum = torch.zeros((num_heads, *shape), device=data_Cxyz.device)
-        self._weight = torch.zeros(shape, device=data_Cxyz.device)
-        self._first = self._final = 0
+        shape = list(tiles.shape_xyz)
+        shape[self._axis] = tiles.num_open_rows()
+        num_networks, num_heads = len(ensemble.networks), ensemble.num_heads
+        device = ensemble.device
+        self._sums_KCxyz = torch.zeros(
+            (num_networks, num_heads, *shape), dtype=torch.half, device=device
+        )
+        self._weights_xyz = torch.zeros(shape, dtype=torch.half, device=device)
+        self._weight_of_tile = _gaussian(self._patch, device)
+        self._first = self._final = self._end = 0
 
-    def add(
-        self, logits_Cxyz: torch.Tensor, weight: torch.Tensor, corner: tuple[int, int, int]
-    ) -> None:
-        """A tile's logits, where it lies."""
+    def add(self, network: int, logits_Cxyz: torch.Tensor, corner: Corner) -> None:
+        """A tile's logits by one network, where it lies; class by class, for sums of unlike precision copy
+        what they add."""
         low = [c - self._first if a == self._axis else c for a, c in enumerate(corner)]
         here = tuple(slice(i, i + n) for i, n in zip(low, self._patch, strict=True))
-        self._sum[(slice(None), *here)].addcmul_(logits_Cxyz.float(), weight)
-        self._weight[here] += weight
+        weight = self._weight_of_tile.to(logits_Cxyz.dtype)
+        for total, logits in zip(self._sums_KCxyz[network], logits_Cxyz, strict=True):
+            total[here] += logits * weight
+        if network == 0:
+            self._weights_xyz[here] += self._weight_of_tile
+        self._end = max(self._end, corner[self._axis] + self._patch[self._axis])
 
-    def finish(self, final: int, end: int, inner: tuple[slice, ...], writer: LabelWriter) -> None:
-        """Rows before `final` get no more tiles: write them, and move what is open to the front.
-
-        end: where the rows that have something in them end.
-        """
+    def finish(self, final: int, inner: tuple[slice, ...], writer: LabelWriter) -> None:
+        """Rows before `final` get no more tiles: write them, and move what is open to the front."""
         axis, number = self._axis, final - self._final
-        done = self._weight.narrow(axis, self._final - self._first, number)
-        self._sum.narrow(axis + 1, self._final - self._first, number).div_(done)
+        if number == 0:
+            return
+        weights = self._weights_xyz.narrow(axis, self._final - self._first, number)
+        for total in self._sums_KCxyz.flatten(0, 1):
+            total.narrow(axis, self._final - self._first, number).div_(weights)
+        logits_Cxyz = self._sums_KCxyz[0]
+        if len(self._sums_KCxyz) > 1:
+            self._average(self._final - self._first, number)
         low, high = inner[axis].start, min(final, inner[axis].stop)
         first = max(self._first, low)
         across = tuple(
             slice(first - self._first, high - self._first) if a == axis else inner[a]
             for a in range(3)
         )
-        writer.write(self._sum[(slice(None), *across)], first - low, high - low)
+        writer.write(logits_Cxyz[(slice(None), *across)], first - low, high - low)
         keep = writer.needed_from(high - low) + low
-        for one in (*self._sum, self._weight):
-            open_rows = one.narrow(axis, keep - self._first, end - keep).clone()
-            one.narrow(axis, 0, end - keep).copy_(open_rows)
-            one.narrow(axis, end - keep, one.shape[axis] - (end - keep)).zero_()
+        for one in (*self._sums_KCxyz.flatten(0, 1), self._weights_xyz):
+            open_rows = one.narrow(axis, keep - self._first, self._end - keep).clone()
+            one.narrow(axis, 0, self._end - keep).copy_(open_rows)
+            one.narrow(axis, self._end - keep, one.shape[axis] - (self._end - keep)).zero_()
         self._first, self._final = keep, final
+
+    def _average(self, start: int, number: int) -> None:
+        """The mean over networks, in the place of the first one's."""
+        done = self._sums_KCxyz.narrow(self._axis + 2, start, number)
+        for other in done[1:]:
+            done[0] += other
+        done[0] /= len(done)

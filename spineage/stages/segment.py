@@ -28,7 +28,7 @@ from spineage.stages.context import Context
 from spineage.study import Study
 from spineage.tables import FAULTS, MASKS
 
-SCHEMA = 3  # raise it when the same volume and weights give other masks
+SCHEMA = 4  # raise it when the same volume and weights give other masks
 VOXELS = "voxels"
 LABELS = "labels"
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from spineage.science.geometry import Volume
-from tests.benchmarks.segment_network import by_predictor, predictor_of
+from tests.benchmarks.segment_by_nnunet import by_predictor, predictor_of
 
 _KEPT: list[nnUNetPredictor] = []
 

@@ -5,85 +5,24 @@ Twenty of its 26 classes are never in the truth; they cost what any class costs.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from contextlib import redirect_stdout
-from io import StringIO
-from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from spineage.io.nnunet import Segmenter, segmenter_of
 from spineage.io.nnunet_networks import build_network
 from spineage.science.geometry import Volume
 from spineage.science.labels import SEMANTIC
 from spineage.science.phantom import PhantomRecipe, draw_population, render
+from tests.benchmarks.segment_plans import CONFIGURATION, dataset_of, plans_of
 
-NUM_CLASSES = 26
 FIELD_MM = (360.0, 810.0)  # of a whole-spine scan along A and S; phantoms are drawn in 205 x 691
-SMALL = (8, 16, 32, 64)
-PLANNED = (32, 64, 128, 256, 320, 320)
-CONFIGURATION = "bench"
 SMALL_PATCH = (16, 128, 64)
 WHOLE_PATCHES = 0.1
 """Share of the training, at its end, on patches of the size that will be seen."""
-
-
-def plans_of(features: tuple[int, ...], in_plane_mm: float) -> PlansManager:
-    """Plans of a PlainConvUNet for scans of 4 mm slices, patch 16 x 256 x 128."""
-    deep = len(features) - 4
-    strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], *[[1, 2, 2]] * deep]
-    resampling = {"force_separate_z": None, "order_z": 0}
-    function = "resample_data_or_seg_to_shape"
-    normal = {"eps": 1e-5, "affine": True}
-    return PlansManager({
-        "dataset_name": "Dataset901_Bench", "plans_name": "nnUNetPlans",
-        "image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager",
-        "transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0],
-        "foreground_intensity_properties_per_channel": {"0": {}},
-        "configurations": {CONFIGURATION: {
-            "data_identifier": CONFIGURATION, "preprocessor_name": "DefaultPreprocessor",
-            "batch_size": 2, "patch_size": [16, 256, 128], "spacing": [4.0, in_plane_mm, in_plane_mm],
-            "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False],
-            "batch_dice": False,
-            "resampling_fn_data": function,
-            "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **resampling},
-            "resampling_fn_seg": function,
-            "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **resampling},
-            "resampling_fn_probabilities": function,
-            "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, **resampling},
-            "architecture": {
-                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-                "arch_kwargs": {
-                    "n_stages": len(features), "features_per_stage": list(features),
-                    "conv_op": "torch.nn.modules.conv.Conv3d",
-                    "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * (len(features) - 1)],
-                    "strides": strides, "n_conv_per_stage": [2] * len(features),
-                    "n_conv_per_stage_decoder": [2] * (len(features) - 1), "conv_bias": True,
-                    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                    "norm_op_kwargs": normal, "dropout_op": None, "dropout_op_kwargs": None,
-                    "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
-                },
-            },
-        }},
-    })  # fmt: skip
-
-
-def dataset_of(num_classes: int = NUM_CLASSES) -> dict[str, object]:
-    """The tissues of the phantom, and classes that are never seen."""
-    unseen = {f"unseen_{k}": k for k in range(len(SEMANTIC), num_classes)}
-    return {
-        "channel_names": {"0": "T2"},
-        "labels": {**SEMANTIC, **unseen},
-        "file_ending": ".nii.gz",
-        "numTraining": 1,
-    }
 
 
 def widened(volume: Volume, mode: str) -> Volume:
@@ -179,56 +118,3 @@ def _as_network_sees(voxels_RAS: NDArray[np.generic]) -> NDArray[np.float32]:
     image = _turned(voxels_RAS).astype(np.float32)
     normalised: NDArray[np.float32] = (image - image.mean()) / image.std()
     return normalised
-
-
-def segmenter(
-    plans: PlansManager, network: torch.nn.Module, device: str, num_classes: int = NUM_CLASSES
-) -> Segmenter:
-    """Our engine over the network."""
-    names = {value: name for name, value in SEMANTIC.items()}
-    manifest = {
-        "configuration": CONFIGURATION, "orientation": "RAS", "schema": "semantic", "digest": "",
-        "labels": {str(k): names.get(k, "background") for k in range(num_classes)},
-    }  # fmt: skip
-    return segmenter_of(plans, dataset_of(num_classes), manifest, [network], device)
-
-
-def predictor_of(
-    plans: PlansManager, network: torch.nn.Module, device: str, num_classes: int = NUM_CLASSES
-) -> nnUNetPredictor:
-    """nnU-Net's own predictor over the network, mirroring off."""
-    predictor = nnUNetPredictor(
-        use_mirroring=False, device=torch.device(device), allow_tqdm=False,
-        perform_everything_on_device=device == "cuda",
-    )  # fmt: skip
-    predictor.manual_initialization(
-        network, plans, plans.get_configuration(CONFIGURATION), [network.state_dict()],
-        dataset_of(num_classes), "nnUNetTrainer", None,
-    )  # fmt: skip
-    return predictor
-
-
-def by_predictor(predictor: nnUNetPredictor, image: Volume) -> Volume:
-    """Its labels; classes that are no tissue are background, as in ours."""
-    with redirect_stdout(StringIO()):
-        labels = predictor.predict_single_npy_array(
-            image.voxels_RAS.transpose(2, 1, 0)[None], {"spacing": list(image.spacing_mm[::-1])}
-        )
-    labels_RAS = labels.transpose(2, 1, 0)
-    return image.with_voxels(np.where(labels_RAS < len(SEMANTIC), labels_RAS, 0))
-
-
-def write_results(folder: Path, plans: PlansManager, network: torch.nn.Module) -> None:
-    """A result folder as nnU-Net's trainer leaves it, for its command line."""
-    (folder / "fold_0").mkdir(parents=True)
-    (folder / "dataset.json").write_text(json.dumps(dataset_of()))
-    (folder / "plans.json").write_text(json.dumps(plans.plans))
-    torch.save(
-        {
-            "network_weights": network.state_dict(),
-            "trainer_name": "nnUNetTrainer",
-            "init_args": {"configuration": CONFIGURATION},
-            "inference_allowed_mirroring_axes": (0, 1, 2),
-        },
-        folder / "fold_0" / "checkpoint_final.pth",
-    )

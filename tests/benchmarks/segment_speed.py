@@ -44,15 +44,10 @@ from spineage.science.geometry import Volume
 from spineage.science.labels import SEMANTIC
 from spineage.stages.train_segmenter import dice_of
 from tests.benchmarks.segment_beside import Beside
-from tests.benchmarks.segment_network import (
-    CONFIGURATION,
-    PLANNED,
-    SMALL,
-    scans,
-    segmenter,
-    trained,
-    write_results,
-)
+from tests.benchmarks.segment_by_engine import segmenter
+from tests.benchmarks.segment_by_nnunet import write_results
+from tests.benchmarks.segment_network import scans, trained
+from tests.benchmarks.segment_plans import CONFIGURATION, PLANNED, SMALL
 
 GOALS_CPU = {"exact_over_predictor": 1.4, "fast_over_predictor": 6.0, "exact_over_cli": 2.0}
 GOALS_GPU = {"exact_over_predictor": 5.0, "fast_over_predictor": 10.0}

@@ -8,7 +8,6 @@ from contextlib import redirect_stdout
 from io import StringIO
 
 import numpy as np
-import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -58,13 +57,8 @@ class Taught:
         return segmenter_of(self.plans, self.dataset, manifest, self.networks, mirror=mirror)
 
     def by_nnunet(self, volumes, mirror=False):
-        """nnU-Net's own in-memory prediction of the same volumes by the same networks.
-
-        It sums tiles in half precision, which decides near-ties by rounding; here it sums in single, as the
-        engine does. (The test of the demo segmenter takes it as it is.)
-        """
-        with redirect_stdout(StringIO()), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "half", torch.float32)
+        """nnU-Net's own in-memory prediction of the same volumes by the same networks."""
+        with redirect_stdout(StringIO()):
             predictor = nnUNetPredictor(
                 use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False,
                 perform_everything_on_device=False,

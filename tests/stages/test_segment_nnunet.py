@@ -52,11 +52,9 @@ def blob(shape=(9, 40, 100), spacing=(4.0, 1.6, 1.6), seed=0, border=0):
 def predicted_by_nnunet(model, volume, folds=("0",)):
     """nnU-Net's own in-memory prediction, mirroring off, as the reference.
 
-    It sums tiles in half precision, which rounds the near-ties of random weights; here it sums in single.
     Whether the two agree in every kind of model: see test_nnunet_parity.
     """
-    with redirect_stdout(StringIO()), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "half", torch.float32)
+    with redirect_stdout(StringIO()):
         predictor = nnUNetPredictor(
             use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
         )
