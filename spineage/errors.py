@@ -43,6 +43,7 @@ FAULTS: dict[str, str] = {
     "stations_disagree": "stations differ in frame of reference or cannot be stitched",
     "incomplete_spine": "the scan does not show the spine from C2 to the sacrum",
     "levels_unknown": "vertebrae cannot be counted with confidence",
+    "bad_logits": "the network's answer is infinite or NaN; try another model on this scan",
     "empty_mask": "no spine was found",
     "implausible_mask": "the mask is no spine: tissues are missing, upside down, back to front or mixed up",
     "cut_off": "the image's sides cut off too many bodies and discs",
@@ -52,7 +53,7 @@ FAULTS: dict[str, str] = {
     "implausible_signal": "discs outshine the fluid: not T2-weighted, or the mask lies beside the spine",
     "outside_model": "the scan is unlike what the model was trained on",
     # the machine
-    "crashed": "the scan killed its worker each time; tried again at the next run",
+    "crashed": "the scan killed its worker, or met a bug, each time; tried again at the next run",
     "device_failed": "the device failed on this scan and its worker was replaced; tried again next time",
     "out_of_memory": "the scan does not fit the device's memory; tried again next time",
     "deadline": "the scan exceeded its time limit; tried again at the next run",

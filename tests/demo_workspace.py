@@ -47,7 +47,7 @@ class Demo:
 
 
 def run(*args: str, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """`spineage ...` as a user runs it."""
+    """`spineage ...` in a process of its own, with the tests' short polls of Ray Train."""
     return subprocess.run(
         [sys.executable, "-m", "spineage.cli", *args],
         cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment(),
@@ -63,7 +63,8 @@ def make(folder: Path) -> Demo:
     """The demo as its command makes it, in a workspace whose study asks for COARSE."""
     demo_study(folder / "population", str(folder), SEED, PEOPLE)
     study = folder / "study.yaml"
-    study.write_text(study.read_text() + yaml.safe_dump({"prepare": COARSE}))
+    if "prepare" not in yaml.safe_load(study.read_text()):
+        study.write_text(study.read_text() + yaml.safe_dump({"prepare": COARSE}))
     result = run("demo", "--people", str(PEOPLE), "--workspace", str(folder), "--json", cwd=folder)
     if result.returncode:
         raise BadStudy(f"the demo failed:\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}")

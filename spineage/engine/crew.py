@@ -19,7 +19,11 @@ from spineage.errors import StoppedEarly
 
 PLACED_WITHIN_S = 60.0
 MOST_TRIES, STARTING = 2, -1
-LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ObjectLostError,
+)
 
 
 class _Worker:
@@ -87,7 +91,7 @@ class Crew:
         while todo or any(job for _, job in flying.values()):
             [ready], _ = ray.wait(list(flying), num_returns=1)
             worker, job = flying.pop(ready)
-            number, item = job or (STARTING, "starting")
+            number, item = job or (STARTING, "a start")
             try:
                 result = _result(ready, str(item))
             except LOST as error:
@@ -102,6 +106,8 @@ class Crew:
                 another = self._hire()
                 flying[another.call.remote(_here)] = another, None
                 continue
+            if not job:
+                del tries[STARTING]  # only in a row do they count
             give(worker)  # before the result is looked at, which may take its reader a while
             if job:
                 yield item, result

@@ -103,7 +103,9 @@ def run_rows(
         _pass([row], steps, sink, 1, 1, room, tally)
     crashed = tally.left(manifest)
     if crashed:
-        message = "killed its worker each time: out of memory, or a crash in native code"
+        message = (
+            "its worker died or raised an undeclared error: out of memory, native code or a bug"
+        )
         rows = [_fault(row, "engine", BadScan("crashed", message)) for row in crashed]
         sink.make(**sink.kwargs)(rows)
         for row in rows:

@@ -21,7 +21,7 @@ from spineage.io import nnunet_coarse as coarse
 from spineage.io.nnunet_labels import SKIMAGE, Decision, LabelWriter, axis_orders
 from spineage.io.nnunet_networks import num_channels
 from spineage.io.nnunet_prepare import Box, Normalised, Preparation
-from spineage.io.nnunet_tiles import TILE_STEP, Ensemble, Window, slide, tiling
+from spineage.io.nnunet_tiles import TILE_STEP, Ensemble, Window, num_tiles, slide, tiling
 
 FAST_STEP = 0.8
 """Costs about 0.001 Dice; see `tests/benchmarks/segment_speed.py`."""
@@ -174,9 +174,9 @@ class Engine:
         once = self._window(1.0)
         patch = (1, *once.patch) if self.ensemble.is_flat else once.patch
         squeezed = coarse.squeezed_shape(grid_xyz, patch)
-        num_tiles = _num_tiles(grid_xyz, self._window(FAST_STEP))
-        if num_tiles <= _num_tiles(squeezed, once) + 1:
-            return None, f"it is {num_tiles} tile{'s' * (num_tiles > 1)}"
+        number = num_tiles(grid_xyz, self._window(FAST_STEP))
+        if number <= num_tiles(squeezed, once) + 1:
+            return None, f"it is {number} tile{'s' * (number > 1)}"
         data = coarse.squeeze(torch.from_numpy(volume.data_Cxyz), squeezed)
         found = self._labels(data, squeezed, (1, 1, 1), once)
         box, why = coarse.box_around(self._is_spine(found), volume.shape_xyz, volume.spacing_mm)
@@ -194,9 +194,3 @@ class Engine:
     def _is_spine(self, labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
         found: NDArray[np.bool_] = self.spine_of[labels]
         return found
-
-
-def _num_tiles(grid_xyz: tuple[int, ...], window: Window) -> int:
-    flat = len(grid_xyz) - len(window.patch)
-    padded = [max(n, p) for n, p in zip(grid_xyz[flat:], window.patch, strict=True)]
-    return tiling((*grid_xyz[:flat], *padded), window).num_tiles

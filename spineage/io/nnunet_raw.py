@@ -200,7 +200,13 @@ def _case(name: str, images: list[Path], labels: list[Path], tool: str) -> Case:
             f"case {name} has {len(vert)} seg-vert and {len(spine)} seg-spine (or seg-subreg) masks, "
             "expected one of each"
         )
-    return Case(name, person_of(name), _reader(images), lambda: _adapted(vert[0], tool, spine[0]))
+    return Case(
+        name,
+        person_of(name),
+        _reader(images),
+        lambda: _adapted(vert[0], tool, spine[0]),
+        len(images),
+    )
 
 
 def _reader(paths: list[Path]) -> Callable[[], list[Volume]]:

@@ -24,6 +24,7 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window,
 )
 
+from spineage.errors import BadScan
 from spineage.io.nnunet_labels import LabelWriter
 
 TILE_STEP = 0.5
@@ -77,7 +78,7 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
-class Group:
+class Turn:
     """Tiles that are predicted together, by where they begin. `final`: rows before it get no more tiles."""
 
     corners: list[Corner]
@@ -93,42 +94,47 @@ class Tiling:
     starts_xyz: Starts
     axis: int
 
-    @property
-    def num_tiles(self) -> int:
-        x, y, z = self.starts_xyz
-        return len(x) * len(y) * len(z)
-
     @cached_property
-    def groups(self) -> list[Group]:
+    def turns(self) -> list[Turn]:
         """All tiles, row by row, but none before those that nnU-Net would have added to a voxel of it."""
         turn_of: dict[tuple[int, ...], int] = {}
-        for corner in itertools.product(*self.starts_xyz):  # nnU-Net's order
-            turns = [turn_of.get(other, 0) for other in itertools.product(*self._touching(corner))]
-            turn_of[corner] = max(corner[self.axis], *turns)
-        found, num_rows = [], self.shape_xyz[self.axis]
-        for turn in sorted(set(turn_of.values())):
-            later = [corner[self.axis] for corner, t in turn_of.items() if t > turn]
-            here = [(x, y, z) for (x, y, z), t in turn_of.items() if t == turn]
-            found.append(Group(here, min(later, default=num_rows)))
-        return found
+        corners_of: dict[int, list[Corner]] = {}
+        touching = [self._touching(axis) for axis in range(3)]
+        for x, y, z in itertools.product(*self.starts_xyz):  # nnU-Net's order
+            others = itertools.product(touching[0][x], touching[1][y], touching[2][z])
+            own = (x, y, z)[self.axis]
+            turn = max(own, *(turn_of.get(other, 0) for other in others))
+            turn_of[x, y, z] = turn
+            corners_of.setdefault(turn, []).append((x, y, z))
+        found, final = [], self.shape_xyz[self.axis]
+        for turn in sorted(corners_of, reverse=True):
+            found.append(Turn(corners_of[turn], final))
+            final = min(final, *(corner[self.axis] for corner in corners_of[turn]))
+        return found[::-1]
 
-    def _touching(self, corner: Corner) -> Iterator[list[int]]:
-        """Along each axis, where tiles begin that share voxels with this one."""
-        for at, size, starts in zip(corner, self.patch_xyz, self.starts_xyz, strict=True):
-            yield [start for start in starts if abs(start - at) < size]
+    def _touching(self, axis: int) -> dict[int, list[int]]:
+        """Of each start along the axis, the starts of tiles that share voxels with its tile."""
+        size, starts = self.patch_xyz[axis], self.starts_xyz[axis]
+        return {at: [start for start in starts if abs(start - at) < size] for at in starts}
 
     def num_open_rows(self) -> int:
         """Most rows that have something in them and are not final, and one before them."""
         most, final = 0, 0
-        for group in self.groups:
-            end = max(corner[self.axis] for corner in group.corners) + self.patch_xyz[self.axis]
+        for turn in self.turns:
+            end = max(corner[self.axis] for corner in turn.corners) + self.patch_xyz[self.axis]
             most = max(most, end - max(0, final - 1))
-            final = group.final
+            final = turn.final
         return most
 
     def num_open_voxels(self) -> int:
         area = math.prod(self.shape_xyz) // self.shape_xyz[self.axis]
         return self.num_open_rows() * area
+
+
+def num_tiles(shape_xyz: tuple[int, ...], window: Window) -> int:
+    """How many tiles `tiling` makes of a volume once it is padded to the patch."""
+    padded = [max(n, p) for n, p in zip(shape_xyz, (1, *window.patch)[-3:], strict=True)]
+    return math.prod(map(len, _starts(tuple(padded), window)))
 
 
 def tiling(shape_xyz: tuple[int, ...], window: Window) -> Tiling:
@@ -137,15 +143,18 @@ def tiling(shape_xyz: tuple[int, ...], window: Window) -> Tiling:
 
     shape_xyz: at least the patch.
     """
-    patch, step = window.patch, window.step
-    if len(patch) == 2:
-        y, z = compute_steps_for_sliding_window(shape_xyz[1:], patch, step)
-        starts, size = (list(range(shape_xyz[0])), y, z), (1, *patch)
-    else:
-        x, y, z = compute_steps_for_sliding_window(shape_xyz, patch, step)
-        starts, size = (x, y, z), (patch[0], patch[1], patch[2])
-    ways = [Tiling(shape_xyz, size, starts, axis) for axis in range(3)]
+    x, y, z = (1, *window.patch)[-3:]
+    starts = _starts(shape_xyz, window)
+    ways = [Tiling(shape_xyz, (x, y, z), starts, axis) for axis in range(3)]
     return min(ways, key=Tiling.num_open_voxels)
+
+
+def _starts(shape_xyz: tuple[int, ...], window: Window) -> Starts:
+    if len(window.patch) == 2:
+        y, z = compute_steps_for_sliding_window(shape_xyz[1:], window.patch, window.step)
+        return list(range(shape_xyz[0])), y, z
+    x, y, z = compute_steps_for_sliding_window(shape_xyz, window.patch, window.step)
+    return x, y, z
 
 
 def slide(
@@ -159,16 +168,17 @@ def slide(
     """Predict every tile and have the labels written.
 
     data_Cxyz: padded to the patch at least, on the device; inner: what of it is not padding.
+    Raises BadScan `bad_logits` when the networks' answer is infinite or NaN.
     """
     rows = _Rows(ensemble, tiles)
-    for group in tiles.groups:
-        for first in range(0, len(group.corners), batch):
-            corners = group.corners[first : first + batch]
+    for turn in tiles.turns:
+        for first in range(0, len(turn.corners), batch):
+            corners = turn.corners[first : first + batch]
             cut = _cut(data_Cxyz, corners, tiles.patch_xyz)
             for number, logits in enumerate(ensemble(cut)):
                 for corner, tile in zip(corners, logits, strict=True):
                     rows.add(number, tile, corner)
-        rows.finish(group.final, inner, writer)
+        rows.finish(turn.final, inner, writer)
 
 
 def _cut(
@@ -190,7 +200,8 @@ def _gaussian(patch_xyz: tuple[int, int, int], device: torch.device) -> torch.Te
 
 
 class _Rows:
-    """Weighted sums of the logits of those rows that are not final, and one row before them."""
+    """Weighted sums of the logits of those rows that are not final, and one row before them; of each network,
+    for nnU-Net rounds them before it averages."""
 
     def __init__(self, ensemble: Ensemble, tiles: Tiling) -> None:
         self._axis, self._patch = tiles.axis, tiles.patch_xyz
@@ -224,7 +235,9 @@ class _Rows:
             return
         weights = self._weights_xyz.narrow(axis, self._final - self._first, number)
         for total in self._sums_KCxyz.flatten(0, 1):
-            total.narrow(axis, self._final - self._first, number).div_(weights)
+            logits = total.narrow(axis, self._final - self._first, number).div_(weights)
+            if not torch.isfinite(logits).all():
+                raise BadScan("bad_logits", "the network's answer is infinite or NaN")
         logits_Cxyz = self._sums_KCxyz[0]
         if len(self._sums_KCxyz) > 1:
             self._average(self._final - self._first, number)

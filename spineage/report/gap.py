@@ -242,12 +242,13 @@ def ablations(evidence: Evidence) -> Chapter | None:
                 (
                     "Raw error when the network sees one region, another loss, fewer people, or people who "
                     "are normal by another rule; mean (SD over seeds), years. Test people are the same in "
-                    "every row: those normal by the study's own status. Validation people are those of the "
-                    "row's rule, so that their errors compare within a rule only.",
+                    "every row: those normal by the study's own status, which favours the study's own rule. "
+                    "Validation people are those of the row's rule, so that their errors compare within a "
+                    "rule only.",
                 )
             ),
             table(
-                "The ablation grid. Validation people select; test people are looked at once.",
+                "The ablation grid. Who picks a row by its test error has no test people left.",
                 columns,
                 cells,
                 text_columns=4,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from spineage.flow import ROAD
 from spineage.io.page import Block, Chapter, Heading, Items, Text, table
 from spineage.report.cohort import rule_words
 from spineage.report.evidence import Evidence
+from spineage.report.numbers import refused
 from spineage.report.words import DASH, counted, number, percent
 from spineage.science.normal import BY_CLUSTER
 
@@ -87,23 +90,16 @@ def _images(evidence: Evidence) -> str:
 
 def _segmentation(evidence: Evidence) -> str:
     settings, manifest = evidence.study.segment, evidence.segmenter
-    network = (
-        "trained on phantoms and shipped with the package"
-        if settings.weights == "demo"
-        else f"imported for this study and trained on {manifest['domain']} scans"
-    )
     folds = len(manifest.get("folds", []))
-    seen = {
-        "exact": "nnU-Net's own tiles over the whole scan",
-        "fast": "larger steps within the box in which a coarse pass found the spine",
-    }
+    whole = "nnU-Net's own tiles over the whole scan"
+    seen = _seen_fast(evidence) if settings.mode == "fast" else whole
     named = {
         "semantic": "Its tissues became levels by their order along the canal",
         "levels": "It names the levels itself; their order and continuity were checked",
     }
     return (
         f"nnU-Net v2 (configuration {manifest['configuration']}, {counted(folds, 'fold')}, weights "
-        f"{manifest['digest'][:12]}), {network}, in {seen[settings.mode]}, "
+        f"{manifest['digest'][:12]}), {_trained(settings.weights, manifest)}, in {seen}, "
         f"{'averaged over flips' if settings.mirror else 'without test-time mirroring'}. "
         f"{named[manifest['schema']]}. Refused were scans with fewer than {settings.min_levels} or more than "
         f"{settings.max_levels} vertebrae from C2 down, and masks out of the study's limits of coverage, "
@@ -112,8 +108,28 @@ def _segmentation(evidence: Evidence) -> str:
     )
 
 
+def _trained(weights: str, manifest: Mapping[str, Any]) -> str:
+    if weights == "demo":
+        return "trained on phantoms and shipped with the package"
+    domain, num_cases = manifest["domain"], manifest.get("origin", {}).get("num_cases")
+    if num_cases:  # of train-segmenter
+        return f"trained by nnU-Net's own trainer on {counted(num_cases, f'{domain} scan')}"
+    return f"imported and trained on {domain} scans"
+
+
+def _seen_fast(evidence: Evidence) -> str:
+    """Of the masks of `fast`: how many are of a box, and that the others are not."""
+    seen = evidence.tables.masks["segmented"]
+    whole = int(seen.str.startswith("whole volume").sum())
+    return (
+        "fewer and longer tiles within the box in which a coarse pass found the spine "
+        f"({counted(len(seen) - whole, 'scan')}; {whole:,} without such a box were seen whole)"
+    )
+
+
 def _num_refused(evidence: Evidence) -> int:
-    return int((evidence.tables.faults["stage"] == "segment").sum())
+    faults = refused(evidence.tables)
+    return int((faults["stage"] == "segment").sum())
 
 
 def _preparation(evidence: Evidence) -> str:

@@ -35,8 +35,8 @@ OWN_RULE = "study"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What an arm is of. The seed draws weights, order, and whom a fraction keeps; rule: see study.Ablate."""
+class Arm:
+    """What is trained. The seed draws weights, order, and whom a fraction keeps; rule: see study.Ablate."""
 
     train: Train
     seed: int
@@ -45,13 +45,13 @@ class Choice:
 
 def recipe(context: Context) -> dict[str, Any]:
     """The grid and everything one training depends on."""
-    return {"schema": SCHEMA, **train_recipe(context), **context.study.recipe("ablate")}
+    return {**train_recipe(context), **context.study.recipe("ablate"), "ablate_schema": SCHEMA}
 
 
 def run(context: Context) -> dict[str, int]:
     """Train the arms that are not there yet, then publish the table of all."""
     everyone = people(context)
-    arms = [_arm(context, everyone, choice) for choice in grid(context)]
+    arms = [_trial(context, everyone, arm) for arm in grid(context)]
     missing = [arm for arm in arms if not context.store.exists(_file(arm))]
     if missing:
         context.connect()
@@ -71,13 +71,13 @@ def run(context: Context) -> dict[str, int]:
     return {"arms": len(arms), "trained": len(missing)}
 
 
-def grid(context: Context) -> list[Choice]:
-    """Every arm: the grid under the study's own rule, then the study's own recipe under other rules."""
+def grid(context: Context) -> list[Arm]:
+    """Every arm: the grid under the study's own rule, then the study's own recipe under each rule."""
     section, base = context.study.ablate, context.study.train
     axes = itertools.product(section.regions, section.losses, section.fractions, section.seeds)
     try:
         own = [
-            Choice(
+            Arm(
                 Train.model_validate(
                     {**base.model_dump(), "region": region, "loss": loss, "fraction": fraction}
                 ),
@@ -88,31 +88,32 @@ def grid(context: Context) -> list[Choice]:
     except ValueError as error:
         sentence = " ".join(str(error).split())[:200]
         raise BadStudy(f"ablate holds what train does not know: {sentence}") from None
-    return own + [
-        Choice(base, s, rule) for rule, s in itertools.product(section.rules, section.seeds)
-    ]
+    others = [Arm(base, s, rule) for rule, s in itertools.product(section.rules, section.seeds)]
+    beside = [Arm(base, seed) for seed in section.seeds] if section.rules else []
+    return [*own, *(arm for arm in beside if arm not in own), *others]
 
 
-def _arm(context: Context, everyone: pd.DataFrame, choice: Choice) -> dict[str, Any]:
+def _trial(context: Context, everyone: pd.DataFrame, arm: Arm) -> dict[str, Any]:
     """What one trial needs: plain values."""
-    train, seed = choice.train, choice.seed
-    roles = roles_of(_judged(context, everyone, choice.rule), train, seed)
+    train, seed = arm.train, arm.seed
+    roles = roles_of(_judged(context, everyone, arm.rule), train, seed)
     config = config_of(context, everyone, roles, train, seed)
     is_test = (everyone["split"] == "test") & (everyone["status"] == "normal")
     config["predict_numbers"] = np.flatnonzero(is_test).tolist()
     row = {
-        "arm": f"{train.region} {train.loss} {train.fraction:g} seed {seed}{_under(choice.rule)}",
+        "arm": f"{train.region} {train.loss} {train.fraction:g} seed {seed}{_under(arm.rule)}",
         "region": train.region,
         "loss": train.loss,
         "fraction": train.fraction,
         "seed": seed,
-        "rule": choice.rule,
+        "rule": arm.rule,
         "parameters": json.dumps(_changes(context.study.train, train), sort_keys=True),
         "num_train": int(everyone["person_id"][roles == "train"].nunique()),
     }
     # the recipe of `train` covers the study's own section and seed: an arm has its own
     shared = {k: v for k, v in train_recipe(context).items() if k not in ("train", "seed")}
-    digest = digest_of({**shared, "train": config["train"], "seed": seed, "rule": choice.rule})
+    told = {"train": config["train"], "seed": seed, "rule": arm.rule, "ablate_schema": SCHEMA}
+    digest = digest_of({**shared, **told})
     return {
         "digest": digest,
         "root": context.store.root,

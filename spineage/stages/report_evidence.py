@@ -25,7 +25,7 @@ FAULT_STAGES = ("segment", "prepare", "score")
 ABOUT_COHORT = [*KEY, "status", "cluster", "cluster_name"]
 MEASURES = [
     *KEY, "numbering", "num_discs_inferred", "level_names", "level_height_mm", "disc_names", "disc_height_mm",
-    "disc_signal", "canal_diameter_mm",
+    "disc_signal", "canal_diameter_mm", "segmented",
 ]  # fmt: skip
 
 

@@ -1,8 +1,7 @@
 """Sweep: search learning rate, weight decay and dropout by validation MAE. Test people are never asked.
 
 Its table tells what to write into the study's `train` section; it changes nothing by itself. Each trial
-trains in one process, so its batch norm sees whole batches: with `train.num_workers` above 1 the study's
-network sees parts of them.
+trains in one process.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ IS_LOGARITHMIC = {"learning_rate": True, "weight_decay": True, "dropout": False}
 
 def recipe(context: Context) -> dict[str, Any]:
     """The search and everything one training depends on."""
-    return {"schema": SCHEMA, **train_recipe(context), **context.study.recipe("sweep")}
+    return {**train_recipe(context), **context.study.recipe("sweep"), "sweep_schema": SCHEMA}
 
 
 def run(context: Context) -> dict[str, int]:

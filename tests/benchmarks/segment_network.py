@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from tests.benchmarks.segment_plans import CONFIGURATION, dataset_of, plans_of
 
 FIELD_MM = (360.0, 810.0)  # of a whole-spine scan along A and S; phantoms are drawn in 205 x 691
 SMALL_PATCH = (16, 128, 64)
+STEPS = 1000
 WHOLE_PATCHES = 0.1
 """Share of the training, at its end, on patches of the size that will be seen."""
 
@@ -48,16 +50,27 @@ def scans(number: int, seed: int, in_plane_mm: float) -> list[tuple[Volume, Volu
 
 
 def trained(
-    features: tuple[int, ...], in_plane_mm: float, device: str, steps: int = 200
+    features: tuple[int, ...], in_plane_mm: float, device: str, kept: Path | None = None
 ) -> tuple[PlansManager, torch.nn.Module]:
-    """The network after a short training on other phantoms than are measured.
+    """The network after a training on other phantoms than are measured.
 
     On small patches, most of which hold some spine, and on whole ones at the end: so it learns more in a
-    minute.
+    minute. kept: a file of its weights, which are read where it is there and written where it is not.
     """
     plans, dataset = plans_of(features, in_plane_mm), dataset_of()
     torch.manual_seed(0)
-    network = build_network(plans, dataset, CONFIGURATION).to(device).train()
+    network = build_network(plans, dataset, CONFIGURATION).to(device)
+    if kept is None or not kept.exists():
+        _train(network, plans, in_plane_mm, device)
+        if kept is not None:
+            torch.save(network.state_dict(), kept)
+    else:
+        network.load_state_dict(torch.load(kept, weights_only=True))
+    return plans, network.eval()
+
+
+def _train(network: torch.nn.Module, plans: PlansManager, in_plane_mm: float, device: str) -> None:
+    network.train()
     rng = np.random.default_rng(0)
     started = time.monotonic()
     cases = [
@@ -65,11 +78,11 @@ def trained(
         for image, truth in scans(6, 4321, in_plane_mm)
     ]
     optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=STEPS)
     whole = tuple(plans.get_configuration(CONFIGURATION).patch_size)
-    for step in range(steps):
+    for step in range(STEPS):
         image, truth = cases[rng.integers(len(cases))]
-        patch = whole if step >= (1 - WHOLE_PATCHES) * steps else SMALL_PATCH
+        patch = whole if step >= (1 - WHOLE_PATCHES) * STEPS else SMALL_PATCH
         here = _around_spine(truth, patch, rng)
         logits = network(torch.from_numpy(image[here].copy())[None, None].to(device))
         loss = _loss(logits, torch.from_numpy(truth[here].astype(np.int64))[None].to(device))
@@ -79,8 +92,7 @@ def trained(
         schedule.step()
         if step % 20 == 19:
             taken = time.monotonic() - started
-            print(f"trained {step + 1} of {steps} steps, {taken:.0f} s", file=sys.stderr)
-    return plans, network.eval()
+            print(f"trained {step + 1} of {STEPS} steps, {taken:.0f} s", file=sys.stderr)
 
 
 def _around_spine(

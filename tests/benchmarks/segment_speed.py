@@ -1,6 +1,6 @@
 """Scans per minute of the engine against nnU-Net's own predictor and command line. One JSON line.
 
-python tests/benchmarks/segment_speed.py [num_scans]
+python tests/benchmarks/segment_speed.py [num_scans [file of the network's weights, kept between runs]]
 
 Same network, same scans (20 x 900 x 400 at 0.9 mm, plan spacing 1.5 mm in plane), mirroring off, two threads.
 nnUNetPredictor is kept in one process and takes turns with the engine, scan by scan; `nnUNetv2_predict` runs
@@ -55,14 +55,14 @@ DICE_LOSS = 0.005
 SEED = 99
 
 
-def main(num_scans: int = 8) -> None:
+def main(num_scans: int = 8, kept: str | None = None) -> None:
     on_gpu = torch.cuda.is_available()
     device, goals = ("cuda", GOALS_GPU) if on_gpu else ("cpu", GOALS_CPU)
     features, in_plane_mm = (PLANNED, 0.9) if on_gpu else (SMALL, 1.5)
     torch.set_num_threads(2)
     if not on_gpu:
         keep_freed_memory()  # as `load_segmenter` does for a worker
-    plans, network = trained(features, in_plane_mm, device)
+    plans, network = trained(features, in_plane_mm, device, Path(kept) if kept else None)
     people = scans(num_scans, SEED, 0.9)
     with Beside(plans, network, device) as beside:
         measure(beside, plans, network, device, goals, people)
@@ -162,4 +162,4 @@ def by_command_line(images: list[Volume], plans: PlansManager, network: torch.nn
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:3])

@@ -19,9 +19,14 @@ def test_scoring_killed_by_sigkill_goes_on_and_equals_an_undisturbed_run(
 ) -> None:
     folder = demo.copy(tmp_path / "w", without=("score",))
     unseen = sorted(demo.context().read("scans", ["scan_id"]).scan_id)[::3]
-    for path in folder.rglob("*.parquet"):  # a third has yet to be segmented and prepared
-        if path.parent.name in ("masks", "tensors") and path.name.startswith(tuple(unseen)):
-            path.unlink()
+    lost = [
+        path
+        for path in folder.rglob("*.parquet")
+        if path.parent.name in ("masks", "tensors") and path.name.startswith(tuple(unseen))
+    ]
+    assert {path.parent.name for path in lost} == {"masks", "tensors"}
+    for path in lost:  # a third has yet to be segmented and prepared
+        path.unlink()
     study = folder / "study.yaml"
     study.write_text(study.read_text() + "cluster:\n  rows_per_part: 2\n")
     process = subprocess.Popen(

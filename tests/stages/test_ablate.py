@@ -13,7 +13,7 @@ from spineage.io.tensors import part_name
 from spineage.stages import ablate, sweep, train
 from spineage.tables import COHORT, TENSORS
 from tests.toy_spine import SMALL
-from tests.toy_study import toy_study
+from tests.toy_study import pin_upstream, toy_study
 
 GRID = {"regions": ["whole", "lumbar"], "losses": ["l1"], "fractions": [1.0], "seeds": [0]}
 
@@ -46,7 +46,7 @@ def test_arms_of_other_rules_learn_from_other_people_and_are_read_on_the_same(tm
     assert [(c.rule, c.seed) for c in choices] == [
         ("study", 0), ("study", 1), ("everyone", 0), ("everyone", 1)
     ]  # fmt: skip
-    own, other = (ablate._arm(context, everyone, choices[i]) for i in (0, 2))
+    own, other = (ablate._trial(context, everyone, choices[i]) for i in (0, 2))
     ill = np.flatnonzero(everyone["status"] == "not_normal")
     assert not set(ill) & set(own["loop"]["train_numbers"])
     ill_in_training = set(ill) & set(np.flatnonzero(everyone["split"] == "train"))
@@ -57,6 +57,28 @@ def test_arms_of_other_rules_learn_from_other_people_and_are_read_on_the_same(tm
     assert own["digest"] != other["digest"]
     assert (own["row"]["rule"], other["row"]["rule"]) == ("study", "everyone")
     assert other["row"]["arm"].endswith("rule everyone")
+
+
+def test_the_studys_own_recipe_stands_beside_other_rules_though_the_grid_lacks_it(tmp_path):
+    section = {**GRID, "regions": ["lumbar"], "seeds": [4], "rules": ["everyone"]}
+    arms = ablate.grid(toy_study(tmp_path, ablate=section))
+    assert [(a.train.region, a.rule, a.seed) for a in arms] == [
+        ("lumbar", "study", 4), ("whole", "study", 4), ("whole", "everyone", 4)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", [ablate, sweep], ids=["ablate", "sweep"])
+def test_a_stage_whose_numbers_change_has_another_address(tmp_path, monkeypatch, stage):
+    name = stage.__name__.split(".")[-1]
+    context = toy_study(tmp_path, ablate=GRID)
+    everyone, arm = train.people(context), ablate.grid(context)[0]
+    address, digest = context.fingerprint(name), ablate._trial(context, everyone, arm)["digest"]
+    monkeypatch.setattr(stage, "SCHEMA", stage.SCHEMA + 1)
+    context.forget()
+    pin_upstream(context)
+    assert context.fingerprint(name) != address
+    is_other = ablate._trial(context, everyone, arm)["digest"] != digest
+    assert is_other == (stage is ablate)
 
 
 def test_a_rule_by_which_nobody_was_judged_is_named(tmp_path):
@@ -92,8 +114,8 @@ def test_the_studys_own_recipe_as_an_arm_repeats_its_network(tmp_path):
     context = toy_study(tmp_path)
     train.run(context)
     everyone = train.people(context)
-    own = ablate.Choice(context.study.train, context.study.seed)
-    arm = ablate._arm(context, everyone, own)
+    own = ablate.Arm(context.study.train, context.study.seed)
+    arm = ablate._trial(context, everyone, own)
     ablate.train_arm(arm, lambda metrics: None)
     row = json.loads(context.store.read(ablate._file(arm)))
     told = context.read("predictions")

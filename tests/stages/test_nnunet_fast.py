@@ -154,6 +154,31 @@ def taught():
     return Taught()
 
 
+class Bands(torch.nn.Module):
+    """A network that calls every voxel by its own brightness: nothing but the way to it can go wrong."""
+
+    def forward(self, x):
+        return torch.cat([-((x - centre) ** 2) for centre in (-1.0, 0.4, 0.8, 1.2, 1.6)], 1)
+
+
+@pytest.mark.parametrize(
+    ("plans", "folds"), [({"patch": (64, 32)}, 1), ({}, 2)], ids=["2d", "two folds"]
+)
+def test_models_of_other_kinds_find_the_box_too(plans, folds):
+    (volume,) = image((7, 200, 320), (4.0, 1.6, 1.6))
+    voxels = np.full_like(volume.voxels_RAS, volume.voxels_RAS.min())
+    voxels[:, 50:150] = (
+        volume.voxels_RAS[:, 50:150] + 300
+    )  # a strip from end to end, dark beside it
+    segmenter = Taught(networks=[Bands()] * folds, **plans).segmenter()
+    fast, exact = (
+        segmenter.segment_and_say(volume.with_voxels(voxels), mode) for mode in ("fast", "exact")
+    )
+    assert fast.how == "the spine's box"
+    assert set(np.unique(exact.labels.voxels_RAS[:, 50:150])) == {1, 2, 3, 4}
+    assert (fast.labels.voxels_RAS == exact.labels.voxels_RAS).mean() >= 0.999
+
+
 class Full:
     """A device whose memory holds `fits` tiles."""
 

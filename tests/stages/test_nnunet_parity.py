@@ -8,6 +8,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from spineage.errors import BadScan
 from spineage.io.nnunet import load_segmenter
 from spineage.science.phantom import PhantomRecipe, draw_population, render
 from tests.stages.taught_nnunet import Taught, image
@@ -123,8 +124,30 @@ def test_how_many_tiles_are_predicted_at_once_changes_no_label(models):
     assert (labels[0] == labels[2]).mean() >= 0.9999
 
 
+class Loud:
+    """An ensemble whose answers are a thousandfold: their sums pass half precision."""
+
+    def __init__(self, ensemble):
+        self._ensemble = ensemble
+
+    def __getattr__(self, name):
+        return getattr(self._ensemble, name)
+
+    def __call__(self, tiles):
+        for logits in self._ensemble(tiles):
+            yield logits * 1e4
+
+
+def test_an_answer_beyond_half_precision_is_a_fault_and_no_mask(models):
+    segmenter = models["plain"].segmenter()
+    segmenter.engine.ensemble = Loud(segmenter.engine.ensemble)
+    with pytest.raises(BadScan) as fault:
+        segmenter.segment(image((9, 60, 140), PLAN_MM))
+    assert fault.value.code == "bad_logits"
+
+
 def test_a_really_trained_model_agrees_with_nnunet_as_its_users_run_it():
-    """The demo segmenter on a phantom at a scanner's resolution; nnU-Net sums in half precision."""
+    """The demo segmenter on a phantom at a scanner's resolution."""
     recipe = PhantomRecipe(num_people=1, seed=11, in_plane_mm=1.2)
     volume = render(draw_population(recipe)[0], recipe).image
     segmenter = load_segmenter("demo", threads=1)

@@ -316,7 +316,9 @@ def test_methods_carry_the_numbers_of_this_study(tables: Tables, tmp_path: Path)
     (tmp_path / "fast").mkdir()
     html = made(tmp_path / "fast", few(tables), segment={"mode": "fast", "mirror": True})
     text = words(chapter(html, "methods"))
-    assert "the box in which a coarse pass found the spine, averaged over flips" in text
+    assert re.search(
+        r"the spine \(0 scans; \d+ without such a box were seen whole\), averaged", text
+    )
 
 
 @pytest.mark.parametrize(
@@ -327,12 +329,17 @@ def test_methods_say_who_named_the_levels(schema: str, told: str) -> None:
     manifest = {"schema": schema, "domain": "human", "configuration": "3d_fullres",
                 "digest": "c" * 64, "folds": ["0", "1"]}  # fmt: skip
     study = study_from({"segment": {"weights": "elsewhere"}})
-    tables = SimpleNamespace(faults=pd.DataFrame({"stage": ["segment", "score"]}))
+    faults = pd.DataFrame(
+        {"stage": ["segment", "score", "segment"], "code": ["cut_off", "cut_off", "deadline"]}
+    )
+    tables = SimpleNamespace(faults=faults)
     evidence = SimpleNamespace(study=study, segmenter=manifest, tables=tables)
     text = methods._segmentation(evidence)
     assert told in text
     assert "3d_fullres, 2 folds, weights cccccccccccc" in text
-    assert "trained on human scans" in text
+    assert "imported and trained on human scans" in text
+    manifest["origin"] = {"num_cases": 12}
+    assert "own trainer on 12 human scans" in methods._segmentation(evidence)
     assert "1 scan ended here" in text
 
 
