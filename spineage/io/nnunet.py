@@ -180,7 +180,8 @@ class Segmenter:
         if any(one.shape != first.shape for one in channels):
             raise BadStudy("the images of one scan must lie on one grid")
         turn = _turn("RAS", self.manifest["orientation"])
-        turned = np.stack([nib.orientations.apply_orientation(one, turn) for one in channels])
+        each = [nib.orientations.apply_orientation(one, turn) for one in channels]
+        turned = np.stack(each) if len(each) > 1 else each[0][np.newaxis]  # a copy, or none
         spacing_mm = [
             volumes[0].spacing_mm[int(np.where(turn[:, 0] == axis)[0][0])] for axis in range(3)
         ]

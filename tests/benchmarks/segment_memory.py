@@ -1,6 +1,6 @@
 """Peak memory of `exact` against nnUNetPredictor: 25 classes, 20 x 900 x 470 voxels. One JSON line.
 
-python tests/benchmarks/segment_memory.py
+python -m tests.benchmarks.segment_memory
 
 Each in a process of its own that imports and does nothing else; random weights, for what is drawn takes no
 memory. The peak is of the whole process, libraries included (`before`: what it was before the scan).
@@ -41,7 +41,7 @@ def peak_of(way: str, case: str) -> dict[str, float]:
     """Megabytes that a fresh process came to, before and at the scan."""
     command = [sys.executable, "-m", "tests.benchmarks.segment_memory", way, case]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    peaks: dict[str, float] = json.loads(told)
+    peaks: dict[str, float] = json.loads(told.splitlines()[-1])  # nnU-Net speaks before
     return peaks
 
 
@@ -54,8 +54,10 @@ def segment(way: str, case: str) -> None:
     voxels = np.random.default_rng(0).standard_normal(SHAPE_RAS, np.float32)
     image = Volume(voxels, np.diag([4.0, 0.9, 0.9, 1.0]))
     if way == "exact":
+        from spineage.io.allocator import keep_freed_memory
         from tests.benchmarks.segment_by_engine import segmenter
 
+        keep_freed_memory()  # as `load_segmenter` does for a worker
         engine = segmenter(plans, network, "cpu", NUM_CLASSES)
         before = _peak_mb()
         engine.segment(image)

@@ -1,6 +1,6 @@
 """Scans per minute of the engine against nnU-Net's own predictor and command line. One JSON line.
 
-python tests/benchmarks/segment_speed.py [num_scans [file of the network's weights, kept between runs]]
+python -m tests.benchmarks.segment_speed [num_scans [file of the network's weights, kept between runs]]
 
 Same network, same scans (20 x 900 x 400 at 0.9 mm, plan spacing 1.5 mm in plane), mirroring off, two threads.
 nnUNetPredictor is kept in one process and takes turns with the engine, scan by scan; `nnUNetv2_predict` runs
