@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from spineage.errors import BadScan
 from spineage.science.canal import Canal, Points, to_mm, voxel_mm3
@@ -170,6 +170,8 @@ def _parted(pieces: list[Piece]) -> list[Piece]:
 
 def _thinnest_mm(piece: Piece, pitch_mm: float) -> list[float]:
     """Places between the thick parts of a piece: the valleys of its volume along the canal."""
+    from scipy import signal  # half a second to import, for workers that never cut a disc
+
     start = piece.along_mm.min() - 6.0
     edges = np.arange(start, piece.along_mm.max() + 7.0)
     profile = ndimage.gaussian_filter1d(np.histogram(piece.along_mm, edges)[0].astype(float), 1.5)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
 
 
 def fit_familiar(features: NDArray[np.float64]) -> dict[str, Any]:
@@ -17,6 +16,8 @@ def fit_familiar(features: NDArray[np.float64]) -> dict[str, Any]:
     """
     assert features.ndim == 2
     assert len(features) > 1
+    from sklearn.covariance import LedoitWolf  # a second to import, for every process that trains
+
     fitted = LedoitWolf().fit(features)
     covariance = fitted.covariance_ + np.eye(features.shape[1]) * 1e-9
     precision = np.linalg.inv(covariance)

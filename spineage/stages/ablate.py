@@ -16,21 +16,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spineage.engine.ddp import fit
 from spineage.engine.rows import plain_progress
-from spineage.engine.sweep import Report, run_grid
+from spineage.engine.sweep import run_grid
 from spineage.errors import BadStudy
-from spineage.io.store import Store
 from spineage.stages.cohort import status_by
 from spineage.stages.context import Context, digest_of
 from spineage.stages.train import people, roles_of
 from spineage.stages.train import recipe as train_recipe
-from spineage.stages.train_loop import config_of, train_loop
+from spineage.stages.train_loop import config_of
+from spineage.stages.trials import file_of, train_arm
 from spineage.study import Train
 
 SCHEMA = 2  # raise it when the same arm gives other numbers
-ARMS = "ablate/arms"
-"""Arms are kept by their own address, so a grid with more regions or seeds trains only what is new."""
 OWN_RULE = "study"
 
 
@@ -52,7 +49,7 @@ def run(context: Context) -> dict[str, int]:
     """Train the arms that are not there yet, then publish the table of all."""
     everyone = people(context)
     arms = [_trial(context, everyone, arm) for arm in grid(context)]
-    missing = [arm for arm in arms if not context.store.exists(_file(arm))]
+    missing = [arm for arm in arms if not context.store.exists(file_of(arm))]
     if missing:
         context.connect()
         num_workers = context.study.train.num_workers
@@ -66,7 +63,7 @@ def run(context: Context) -> dict[str, int]:
             say=plain_progress("ablate"),
         )
     if not context.is_done("ablate"):
-        rows = [json.loads(context.store.read(_file(arm))) for arm in arms]
+        rows = [json.loads(context.store.read(file_of(arm))) for arm in arms]
         context.publish("ablate", {"ablations": pd.DataFrame(rows)})
     return {"arms": len(arms), "trained": len(missing)}
 
@@ -138,48 +135,3 @@ def _judged(context: Context, everyone: pd.DataFrame, rule: str) -> pd.DataFrame
 def _changes(base: Train, train: Train) -> dict[str, Any]:
     before, after = base.model_dump(mode="json"), train.model_dump(mode="json")
     return {name: value for name, value in after.items() if value != before[name]}
-
-
-def _file(arm: dict[str, Any]) -> str:
-    return f"{ARMS}/{arm['digest']}.json"
-
-
-def train_arm(arm: dict[str, Any], report: Report) -> None:
-    """One trial: train, answer for the test people, keep the row; a killed one goes on."""
-    store = Store(arm["root"])
-    fitted = fit(
-        train_loop,
-        arm["loop"],
-        num_workers=arm["num_workers"],
-        use_gpu=arm["use_gpu"],
-        storage=store.uri("ablate", "runs"),
-        name=arm["digest"],
-    )
-    ages_years = np.array(arm["loop"]["ages_years"])[arm["loop"]["predict_numbers"]]
-    row = {
-        **arm["row"],
-        "validate_mae_years": _finite(fitted.state["best_mae_years"]),
-        **accuracy(fitted.state["predicted_years"].numpy(), ages_years),
-    }
-    store.write(_file(arm), json.dumps(row).encode())
-
-
-def accuracy(predicted_years: np.ndarray, ages_years: np.ndarray) -> dict[str, float | None]:
-    """Raw MAE and R2 = 1 - SSE/SST; unknown where there is nobody, R2 also where all ages are one."""
-    if not len(ages_years):
-        return {"test_mae_years": None, "test_r2": None}
-    spread = float(((ages_years - ages_years.mean()) ** 2).sum())
-    squared = float(((predicted_years - ages_years) ** 2).sum())
-    return {
-        "test_mae_years": float(np.abs(predicted_years - ages_years).mean()),
-        "test_r2": 1 - squared / spread if spread else None,
-    }
-
-
-def _finite(value: float) -> float:
-    if not np.isfinite(value):
-        raise BadStudy(
-            "no normal person of the validation split has a tensor and an age: arms cannot be compared; "
-            "widen cohort.validate"
-        )
-    return value

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from spineage.engine.ddp import fit
 from spineage.engine.rows import plain_progress
-from spineage.engine.sweep import Outcome, Report, search
+from spineage.engine.sweep import Outcome, search
 from spineage.errors import BadStudy
 from spineage.stages.ablate import OWN_RULE
 from spineage.stages.context import Context
 from spineage.stages.train import people, roles_of
 from spineage.stages.train import recipe as train_recipe
-from spineage.stages.train_loop import config_of, train_loop
+from spineage.stages.train_loop import config_of
+from spineage.stages.trials import train_trial
 
 SCHEMA = 2
 IS_LOGARITHMIC = {"learning_rate": True, "weight_decay": True, "dropout": False}
@@ -67,25 +67,6 @@ def _search(context: Context) -> list[Outcome]:
         gpus=study.cluster.gpus_per_worker,
         at_once=study.cluster.predict_workers,
         say=plain_progress("sweep"),
-    )
-
-
-def train_trial(config: dict[str, Any], report: Report) -> None:
-    """One trial: the study's training with some parameters replaced, reported epoch by epoch."""
-    loop = {**config["loop"], "train": {**config["loop"]["train"], **config["parameters"]}}
-
-    def tell(metrics: dict[str, float]) -> None:
-        if "epoch" in metrics:
-            report(metrics)
-
-    fit(
-        train_loop,
-        loop,
-        num_workers=0,
-        use_gpu=config["use_gpu"],
-        storage="",
-        name="",
-        report_to=tell,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from spineage.errors import BadStudy
 from spineage.io.parquet import write_part
 from spineage.io.tensors import part_name
-from spineage.stages import ablate, sweep, train
+from spineage.stages import ablate, sweep, train, trials
 from spineage.tables import COHORT, TENSORS
 from tests.toy_spine import SMALL
 from tests.toy_study import pin_upstream, toy_study
@@ -116,8 +116,8 @@ def test_the_studys_own_recipe_as_an_arm_repeats_its_network(tmp_path):
     everyone = train.people(context)
     own = ablate.Arm(context.study.train, context.study.seed)
     arm = ablate._trial(context, everyone, own)
-    ablate.train_arm(arm, lambda metrics: None)
-    row = json.loads(context.store.read(ablate._file(arm)))
+    trials.train_arm(arm, lambda metrics: None)
+    row = json.loads(context.store.read(trials.file_of(arm)))
     told = context.read("predictions")
     test = told[(told["split"] == "test") & (told["status"] == "normal")]
     error_years = (test["predicted_years"] - test["age_years"]).abs().mean()
@@ -127,11 +127,11 @@ def test_the_studys_own_recipe_as_an_arm_repeats_its_network(tmp_path):
 
 def test_r2_is_one_minus_squared_error_over_spread():
     ages, told = np.array([20.0, 40.0, 60.0]), np.array([25.0, 40.0, 55.0])
-    assert ablate.accuracy(told, ages) == {
+    assert trials.accuracy(told, ages) == {
         "test_mae_years": pytest.approx(10 / 3),
         "test_r2": pytest.approx(1 - 50 / 800),
     }
-    assert ablate.accuracy(np.empty(0), np.empty(0)) == {"test_mae_years": None, "test_r2": None}
+    assert trials.accuracy(np.empty(0), np.empty(0)) == {"test_mae_years": None, "test_r2": None}
 
 
 SEARCH = {"num_trials": 2, "grace_epochs": 1}
