@@ -93,7 +93,7 @@ class Segment(Section):
     mode: Literal["exact", "fast"] = Field(
         "exact",
         description="nnU-Net's own tiles over all of the scan; 'fast' finds the spine first and sees its box "
-        "in fewer tiles: several times faster, Dice about the same (README, Measured)",
+        "in fewer tiles: several times faster, Dice 0.004 lower where it was measured",
     )
     mirror: bool = Field(
         False, description="average over flips as in training: 8 times the work for little"

@@ -7,11 +7,11 @@ nnUNetPredictor is kept in one process and takes turns with the engine, scan by 
 once over all scans with its defaults. Where there is a GPU, a network of the size that nnU-Net plans, at 0.9
 mm, is measured there instead. `dice` is against the phantoms' truth, mean over tissues and scans.
 
-2026-11-24, two idle cores, 8 scans, seconds a scan: predictor 23.1, exact 6.8, fast 2.8, cli 25.8; exact
-3.39 and fast 8.17 times the predictor, exact 3.79 times the cli: goals met. 99.989 % of exact's voxels are
-the predictor's, which sums in half precision. Dice exact 0.417, fast 0.410: 0.0066 below, of 0.005 allowed,
-with a network of 200 steps whose coarse pass cut two spines of eight (their box was grown); with the demo
-segmenter fast is no worse than exact (test_nnunet_fast).
+2026-11-25, two idle cores, 8 scans, seconds a scan: predictor 19.9, exact 6.5, fast 1.4, cli 21.1; exact
+3.07 and fast 14.6 times the predictor, exact 3.25 times the cli: goals met. All of exact's voxels are the
+predictor's, since tiles are summed in half precision and in its order (in single precision 99.989 %). Dice
+exact 0.704, fast 0.701; with a network of 200 steps (Dice 0.417 and 0.410, 2026-11-24) the coarse pass cut
+two spines of eight and fast was 0.0066 below.
 2026-11-24, what it took since 0.93 and 1.79 (two cores shared): memory kept when freed, oneDNN by name for
 single tiles (`io/convolutions.py`), tiles up to a quarter longer than the patch in the spine's box. Longer
 tiles over the whole volume lowered Dice (0.918 against 0.940 with the demo segmenter) and were left.
