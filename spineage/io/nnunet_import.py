@@ -112,7 +112,10 @@ def _all_or_nothing(folder: Path) -> Iterator[Path]:
     import leaves the segmenter that was there before as it was."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as building:
-        yield Path(building)
+        try:
+            yield Path(building)
+        except BadStudy as error:  # in the user's words: nobody knows this folder
+            raise BadStudy(str(error).replace(building, str(folder))) from None
         folder.mkdir(exist_ok=True)
         for path in sorted(Path(building).iterdir(), key=lambda p: p.name == "manifest.json"):
             path.replace(folder / path.name)

@@ -228,6 +228,16 @@ def test_a_refused_import_leaves_the_segmenter_that_was_there(tmp_path):
     assert read_manifest(str(out))["orientation"] == "PIR"
 
 
+def test_a_refusal_names_the_folder_that_was_asked_for(tmp_path, monkeypatch):
+    def refuse(folder, **options):
+        raise BadStudy(f"segmenter {folder} lacks something")
+
+    monkeypatch.setattr(nnunet_import, "load_segmenter", refuse)
+    model = write_tiny_model(tmp_path / "model")
+    with pytest.raises(BadStudy, match=f"^segmenter {tmp_path}/out lacks something$"):
+        import_segmenter(model, tmp_path / "out", trust=True, orientation="RAS")
+
+
 def test_a_fold_that_is_not_there_names_those_that_are(tmp_path):
     model = write_tiny_model(tmp_path / "model", folds=("0", "2"))
     with pytest.raises(BadStudy, match=r"fold 1 has no checkpoint_final\.pth; .* 0, 2"):
