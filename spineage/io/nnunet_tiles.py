@@ -236,9 +236,8 @@ class _Rows:
         weights = self._weights_xyz.narrow(axis, self._final - self._first, number)
         for total in self._sums_KCxyz.flatten(0, 1):
             logits = total.narrow(axis, self._final - self._first, number).div_(weights)
-            if not torch.isfinite(
-                logits.float().sum()
-            ):  # torch looks at each half for ten times as long
+            # of the sum, for torch takes ten times as long to look at each half
+            if not torch.isfinite(logits.float().sum()):
                 raise BadScan("bad_logits", "the network's answer is infinite or NaN")
         logits_Cxyz = self._sums_KCxyz[0]
         if len(self._sums_KCxyz) > 1:

@@ -8,10 +8,10 @@ once over all scans with its defaults. Where there is a GPU, a network of the si
 mm, is measured there instead. `dice` is against the phantoms' truth, mean over tissues and scans.
 
 2026-11-25, two idle cores, 8 scans, seconds a scan: predictor 19.9, exact 6.5, fast 1.4, cli 21.1; exact
-3.07 and fast 14.6 times the predictor, exact 3.25 times the cli: goals met. All of exact's voxels are the
-predictor's, since tiles are summed in half precision and in its order (in single precision 99.989 %). Dice
-exact 0.704, fast 0.701; with a network of 200 steps (Dice 0.417 and 0.410, 2026-11-24) the coarse pass cut
-two spines of eight and fast was 0.0066 below.
+3.07 and fast 14.6 times the predictor, exact 3.25 times the cli: goals met. Fewer than one in a million of
+exact's voxels are not the predictor's, since tiles are summed in half precision and in its order (in single
+precision one in 9,000 was). Dice exact 0.704, fast 0.701; with a network of 200 steps (Dice 0.417 and 0.410,
+2026-11-24) the coarse pass cut two spines of eight and fast was 0.0066 below.
 2026-11-24, what it took since 0.93 and 1.79 (two cores shared): memory kept when freed, oneDNN by name for
 single tiles (`io/convolutions.py`), tiles up to a quarter longer than the patch in the spine's box. Longer
 tiles over the whole volume lowered Dice (0.918 against 0.940 with the demo segmenter) and were left.
