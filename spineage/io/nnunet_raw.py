@@ -187,12 +187,16 @@ def _belongs(path: Path, name: str, names: set[str]) -> bool:
 
 
 def _case(name: str, images: list[Path], labels: list[Path], tool: str) -> Case:
+    drawn = _drawn(name, labels, tool)
+    return Case(name, person_of(name), _reader(images), lambda: _adapted(tool, *drawn), len(images))
+
+
+def _drawn(name: str, labels: list[Path], tool: str) -> list[Path]:
+    """The label file of a case, or its mask of vertebrae and its mask of tissues."""
     if tool != "spineps-veridah":
         if len(labels) != 1:
             raise BadStudy(f"case {name} has {len(labels)} label files, expected one")
-        return Case(
-            name, person_of(name), _reader(images), lambda: _adapted(labels[0], tool), len(images)
-        )
+        return labels
     vert = [p for p in labels if "seg-vert" in p.name]
     spine = [p for p in labels if "seg-spine" in p.name or "seg-subreg" in p.name]
     if len(vert) != 1 or len(spine) != 1:
@@ -200,13 +204,7 @@ def _case(name: str, images: list[Path], labels: list[Path], tool: str) -> Case:
             f"case {name} has {len(vert)} seg-vert and {len(spine)} seg-spine (or seg-subreg) masks, "
             "expected one of each"
         )
-    return Case(
-        name,
-        person_of(name),
-        _reader(images),
-        lambda: _adapted(vert[0], tool, spine[0]),
-        len(images),
-    )
+    return [*vert, *spine]
 
 
 def _reader(paths: list[Path]) -> Callable[[], list[Volume]]:
@@ -218,7 +216,7 @@ def _read(path: Path) -> Volume:
     return reorient(voxels, grid.affine_RAS)
 
 
-def _adapted(path: Path, tool: str, tissues: Path | None = None) -> Volume:
+def _adapted(tool: str, path: Path, tissues: Path | None = None) -> Volume:
     return adapt(_read(path), tool, _read(tissues) if tissues else None)
 
 

@@ -124,23 +124,19 @@ def test_how_many_tiles_are_predicted_at_once_changes_no_label(models):
     assert (labels[0] == labels[2]).mean() >= 0.9999
 
 
-class Loud:
-    """An ensemble whose answers are a thousandfold: their sums pass half precision."""
+class Loud(torch.nn.Module):
+    """A network whose answers are ten thousandfold: their sums pass half precision."""
 
-    def __init__(self, ensemble):
-        self._ensemble = ensemble
+    def __init__(self, network):
+        super().__init__()
+        self._network = network
 
-    def __getattr__(self, name):
-        return getattr(self._ensemble, name)
-
-    def __call__(self, tiles):
-        for logits in self._ensemble(tiles):
-            yield logits * 1e4
+    def forward(self, x):
+        return 1e4 * self._network(x)
 
 
-def test_an_answer_beyond_half_precision_is_a_fault_and_no_mask(models):
-    segmenter = models["plain"].segmenter()
-    segmenter.engine.ensemble = Loud(segmenter.engine.ensemble)
+def test_an_answer_beyond_half_precision_is_a_fault_and_no_mask(plain):
+    segmenter = Taught(networks=[Loud(plain.networks[0])]).segmenter()
     with pytest.raises(BadScan) as fault:
         segmenter.segment(image((9, 60, 140), PLAN_MM))
     assert fault.value.code == "bad_logits"
