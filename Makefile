@@ -1,4 +1,7 @@
-# make demo: set up and run the whole study on synthetic people.   make test: set up and run the tests.
+# make demo: set up and run the whole study on synthetic people.   make test: set up and run the quick tests.
+# make slow: run what is slow by nature: chaos, scale, browser, parity, training of networks that are not ours,
+# clusters and servers that a test starts.
+# make rounding: run what could hang on rounding as other processors compute it.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,24 +9,44 @@ INSTALLED := $(VENV)/.installed
 # of the tests; each may start a Ray session of its own
 PROCESSES ?= 2
 
-.PHONY: install demo test fuzz lint types check clean
+# tests whose answers could hang on how a processor rounds, and the machines that `make rounding` pretends to be
+ROUNDING := tests/science/cohort/test_decide.py tests/science/cohort/test_rules.py \
+  tests/science/cohort/test_neighbours.py tests/science/cohort/test_arithmetic.py \
+  tests/science/cohort/test_seeds.py tests/science/cohort/test_agreement.py \
+  tests/stages/test_cohort.py tests/stages/test_cohort_stability.py \
+  tests/science/network/test_learn.py tests/science/network/test_network.py \
+  tests/stages/test_train.py tests/segmenter/training/test_folds.py \
+  tests/engine/test_ddp.py tests/segmenter/predict/test_predictor.py \
+  tests/stages/test_segment.py tests/segmenter/predict/test_parity.py \
+  tests/segmenter/predict/test_fast.py
+MACHINES ?= nehalem haswell
+
+.PHONY: install demo test slow rounding fuzz lint types licences check clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml cluster/requirements.lock
+$(INSTALLED): Makefile pyproject.toml cluster/requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c cluster/requirements.lock torch
-	$(BIN)/pip install -q -c cluster/requirements.lock -e '.[test,cloud]'
+	$(BIN)/pip install -q -c cluster/requirements.lock --config-settings editable_mode=compat -e '.[test,cloud]'
 	touch $@
 
 demo: $(INSTALLED)
 	$(BIN)/spineage demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(PROCESSES) --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(PROCESSES) --no-loadscope-reorder -m "not slow"
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(PROCESSES) --no-loadscope-reorder -m slow
+
+rounding: $(INSTALLED)
+	set -e; for machine in $(MACHINES); do echo "as $$machine computes"; \
+	  env $$($(BIN)/python -m tests.other_machines $$machine) \
+	  $(BIN)/python -m pytest -n $(PROCESSES) --no-loadscope-reorder --durations=3 $(ROUNDING); done
 
 fuzz: $(INSTALLED)
-	$(BIN)/python -m tests.fuzz.run 10000
+	$(BIN)/python -m tests.fuzz.run 20000
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -32,7 +55,11 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-check: lint types test
+# of what is installed; fails on GPL and on what nobody has looked at
+licences: $(INSTALLED)
+	$(BIN)/python .github/licences.py
+
+check: lint types licences test
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/calibrate.py --study study.yaml
 
 import sys
 
-from spineage.stages.entry import run_job
+from spineage.run.entry import run_job
 
 if __name__ == "__main__":
     sys.exit(run_job(["calibrate"], __doc__))

@@ -7,7 +7,8 @@ Kill it and submit it again: only what is missing is done.
 
 import sys
 
-from spineage.stages.entry import run_job
+from spineage.flow import RESCORE
+from spineage.run.entry import run_job
 
 if __name__ == "__main__":
-    sys.exit(run_job(["ingest", "score"], __doc__))
+    sys.exit(run_job(RESCORE, __doc__))

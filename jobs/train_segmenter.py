@@ -6,7 +6,8 @@ ray job submit --working-dir . -- python jobs/train_segmenter.py --out weights -
 
 import sys
 
-from spineage.cli import app
+from spineage.cli import main
 
 if __name__ == "__main__":
-    app(["train-segmenter", *sys.argv[1:]])
+    sys.argv.insert(1, "train-segmenter")
+    main()

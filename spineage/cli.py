@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table as Grid
+from rich.table import Table as RichTable
 
+from spineage import __version__, unexpected
 from spineage.errors import BadStudy
-from spineage.flow import ROAD, SIDE_ROADS, Stage
-from spineage.stages import entry
+from spineage.flow import RESCORE, ROAD, STAGES, Stage
+from spineage.privacy import keep_private
+from spineage.run import entry
 from spineage.tables import TABLES
 
 app = typer.Typer(
@@ -24,7 +26,25 @@ app = typer.Typer(
 StudyFile = Annotated[str, typer.Option("--study", help="the study file")]
 Workspace = Annotated[str | None, typer.Option(help="folder or URI of the results")]
 RayAddress = Annotated[str | None, typer.Option("--ray", help="address of a Ray cluster")]
+MAX_SEED = 2**32 - 1
+Retry = Annotated[bool, typer.Option("--retry", help=entry.RETRY)]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"spineage {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Before any verb."""
 
 
 def _ends(code: int) -> None:
@@ -34,29 +54,45 @@ def _ends(code: int) -> None:
 
 def _add_stage(stage: Stage) -> None:
     def verb(
-        study: StudyFile = "study.yaml", workspace: Workspace = None, ray: RayAddress = None
+        study: StudyFile = "study.yaml",
+        workspace: Workspace = None,
+        ray: RayAddress = None,
+        retry: Retry = False,
     ) -> None:
-        _run([stage.name], study, workspace, ray)
+        _run([stage.name], study, workspace, ray, retry)
 
-    reads = f" Reads {', '.join(stage.reads)}." if stage.reads else ""
-    writes = f" Writes {', '.join(stage.writes)}." if stage.writes else ""
-    help_text = f"{stage.does[0].upper()}{stage.does[1:]}.{reads}{writes}"
+    told = {"Reads": stage.reads, "Fills in": stage.fills, "Writes": stage.writes}
+    tables = "".join(f" {verb} {', '.join(names)}." for verb, names in told.items() if names)
+    inputs = f" Of inputs: {', '.join(stage.files)}." if stage.files else ""
+    help_text = f"{stage.does[0].upper()}{stage.does[1:]}.{inputs}{tables}"
     app.command(stage.name, help=help_text)(verb)
 
 
-def _run(stages: list[str], study: str, workspace: str | None, ray: str | None) -> None:
+def _run(
+    stages: list[str], study: str, workspace: str | None, ray: str | None, retry: bool
+) -> None:
     def work() -> None:
-        from spineage.stages.context import Context
-        from spineage.stages.runner import run_stages
+        from spineage.run.context import Context
 
         opened = entry.open_study(study, workspace, ray)
-        entry.last_lines(run_stages(Context(opened, say=entry.say), stages))
+        entry.run_all(Context(opened, say=entry.say, retry=retry), stages)
 
     _ends(entry.guarded(work))
 
 
-for _stage in (*ROAD, *SIDE_ROADS):
+for _stage in STAGES.values():
     _add_stage(_stage)
+
+
+@app.command()
+def rescore(
+    study: StudyFile = "study.yaml",
+    workspace: Workspace = None,
+    ray: RayAddress = None,
+    retry: Retry = False,
+) -> None:
+    """Find new exams, then a spine age for every scan that has none under this model: ingest and score."""
+    _run([*RESCORE], study, workspace, ray, retry)
 
 
 @app.command()
@@ -66,6 +102,7 @@ def run(
     last: Annotated[str, typer.Option("--to", help="last stage")] = ROAD[-1].name,
     workspace: Workspace = None,
     ray: RayAddress = None,
+    retry: Retry = False,
 ) -> None:
     """Run several stages in order: the whole road, or a stretch of it."""
     names = [stage.name for stage in ROAD]
@@ -76,20 +113,28 @@ def run(
                 file=sys.stderr,
             )
             raise typer.Exit(2)
-    _run(names[names.index(first) : names.index(last) + 1], study, workspace, ray)
+    stretch = names[names.index(first) : names.index(last) + 1]
+    if not stretch:
+        print(
+            f"spineage: {first} comes after {last}: the road is {', '.join(names)}", file=sys.stderr
+        )
+        raise typer.Exit(2)
+    _run(stretch, study, workspace, ray, retry)
 
 
 @app.command()
 def demo(
-    people: Annotated[int, typer.Option(help="synthetic people")] = 80,
+    people: Annotated[int, typer.Option(help="synthetic people", max=1_000_000)] = 80,
     workspace: Annotated[str, typer.Option(help="folder for the population and results")] = "demo",
-    seed: Annotated[int, typer.Option(help="everything is drawn from it")] = 2511,
+    seed: Annotated[
+        int, typer.Option(help="everything is drawn from it", min=0, max=MAX_SEED)
+    ] = 2511,
     as_json: AsJson = False,
 ) -> None:
     """The whole study on synthetic people, from DICOM to the report."""
 
     def work() -> None:
-        from spineage.stages.demo import run_demo
+        from spineage.verbs.demo import run_demo
 
         result = run_demo(people, workspace, seed=seed, say=entry.say)
         Console().print(_headline_grid(result))
@@ -99,33 +144,40 @@ def demo(
     _ends(entry.guarded(work))
 
 
-def _headline_grid(result: dict[str, Any]) -> Grid:
+def _headline_grid(result: dict[str, Any]) -> RichTable:
     words = {
         "people": "people", "scored": "scans scored", "refused": "scans refused",
         "raw_mae_years": f"raw MAE, {result['test_people']} held-out normal people (years)",
+        "raw_mae_limits": "  its 95 % limits, by person (years)",
         "oracle_mae_years": "  the oracle's MAE on the same people (years)",
         "mean_mae_years": "  predict-the-mean's MAE on the same people (years)",
         "r_sag_age": "r(SAG, age), out of sample", "r_sag_gap": "r(SAG, planted gap), out of sample",
         "seconds": "seconds", "report": "report",
     }  # fmt: skip
-    grid = Grid(title="spineage demo: synthetic phantoms, not people", show_header=False)
+    grid = RichTable(title="spineage demo: synthetic phantoms, not people", show_header=False)
+    shown = {**result, "raw_mae_limits": _limits(result)}
     for key, label in words.items():
-        value = result[key]
+        value = shown[key]
         grid.add_row(label, f"{value:.2f}" if isinstance(value, float) else str(value))
     return grid
+
+
+def _limits(result: dict[str, Any]) -> str:
+    low, high = result["raw_mae_low_years"], result["raw_mae_high_years"]
+    return "none" if low is None else f"{low:.2f} to {high:.2f}"
 
 
 @app.command("phantom")
 def make_phantom(
     out: Annotated[str, typer.Option(help="folder to write")],
-    people: Annotated[int, typer.Option(help="how many")] = 80,
-    seed: Annotated[int, typer.Option()] = 2511,
+    people: Annotated[int, typer.Option(help="how many", min=1, max=1_000_000)] = 80,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 2511,
     stations: Annotated[str, typer.Option(help="three or composed")] = "three",
 ) -> None:
     """Write a population of synthetic whole-spine MRI as DICOM, with tables and the planted truth."""
 
     def work() -> None:
-        from spineage.stages import phantom
+        from spineage.verbs import phantom
 
         made = phantom.make(out, num_people=people, seed=seed, stations=stations)
         entry.say(", ".join(f"{n} {key}" for key, n in made.items()))
@@ -158,46 +210,59 @@ def train_segmenter(
     work: Annotated[
         str | None, typer.Option(help="folder that all machines see; a killed run goes on from it")
     ] = None,
-    folds: Annotated[str, typer.Option(help='of 5, split by person, or "all"')] = "0,1,2,3,4",
+    folds: Annotated[
+        str, typer.Option(help='which of the 5 folds, split by person, or "all"')
+    ] = "0,1,2,3,4",
     configuration: Annotated[
         str,
         typer.Option(help="3d_fullres, 3d_lowres or 2d as nnU-Net plans it, or our small spine"),
     ] = "3d_fullres",
-    epochs: Annotated[int, typer.Option(help="of 250 iterations")] = 1000,
+    epochs: Annotated[int, typer.Option(help="epochs of 250 iterations each")] = 1000,
     domain: Annotated[str, typer.Option(help="human or phantom: whose scans these are")] = "human",
     workers: Annotated[int, typer.Option(help="folds trained at once, one GPU each")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="a GPU for each worker")] = False,
     processes: Annotated[int, typer.Option(help="for planning and, on GPU, augmentation")] = 8,
     mlflow: Annotated[str | None, typer.Option(help="tracking URI; none: sqlite in --work")] = None,
     ray: RayAddress = None,
-    people: Annotated[int, typer.Option(help="without data: synthetic people")] = 100,
-    seed: Annotated[int, typer.Option(help="of the synthetic people")] = 2511,
-    iterations: Annotated[int, typer.Option(help="training steps on synthetic people")] = 1300,
 ) -> None:
-    """Train a segmenter with nnU-Net's own trainer, then import it.
+    """Train a segmenter on your scans with nnU-Net's own trainer, then import it.
 
-    On your scans (--images and --labels, --raw, or --study), a fold on each worker of a Ray cluster, taken
-    up again after a kill; or, with none of these, the demo segmenter on synthetic people.
+    From --images and --labels, --raw, or --study: a fold on each worker of a Ray cluster, taken up again
+    after a kill.
     """
 
     def work_() -> None:
-        if not (images or labels or raw or study):
-            from spineage.stages import train_segmenter as stage
+        from spineage.verbs import train_segmenter as own
 
-            stage.train(out, num_people=people, seed=seed, iterations=iterations)
-            return
-        from spineage.stages import train_own
-
-        entry.say(
-            train_own.train(
-                out, images=images, labels=labels, tool=schema, raw=raw, label_map=label_map,
-                study=study, workspace=workspace, work=work, folds=folds, configuration=configuration,
-                epochs=epochs, domain=domain, workers=workers, use_gpu=gpu, processes=processes,
-                mlflow=mlflow, ray=ray, say=entry.say,
-            )
+        options = own.Options(
+            out=out, images=images, labels=labels, schema=schema, raw=raw, label_map=label_map, study=study,
+            workspace=workspace, work=work, folds=folds, configuration=configuration, epochs=epochs,
+            domain=domain, workers=workers, gpu=gpu, processes=processes, mlflow=mlflow, ray=ray,
         )  # fmt: skip
+        entry.say(own.train(options, entry.say))
 
     _ends(entry.guarded(work_))
+
+
+@app.command("train-demo-segmenter")
+def train_demo_segmenter(
+    out: Annotated[str, typer.Option(help="folder for the weights")],
+    people: Annotated[
+        int, typer.Option(help="synthetic people to learn from", min=1, max=1_000_000)
+    ] = 100,
+    seed: Annotated[
+        int, typer.Option(help="synthetic people are drawn from it", min=0, max=MAX_SEED)
+    ] = 2511,
+    iterations: Annotated[int, typer.Option(help="training steps", min=1, max=10_000_000)] = 1300,
+) -> None:
+    """Train the demo's segmenter on synthetic people, and measure it on others."""
+
+    def work() -> None:
+        from spineage.verbs import train_demo_segmenter as demo_segmenter
+
+        demo_segmenter.train(out, num_people=people, seed=seed, iterations=iterations)
+
+    _ends(entry.guarded(work))
 
 
 @app.command("import-segmenter")
@@ -252,7 +317,7 @@ def import_segmenter(
     """
 
     def work() -> None:
-        from spineage.stages import import_segmenter as stage
+        from spineage.verbs import import_segmenter as stage
 
         entry.say(
             stage.convert(
@@ -269,12 +334,31 @@ def init(path: Annotated[str, typer.Argument(help="file to write")] = "study.yam
     """Write a commented study file: every key, its default and the reason for it."""
 
     def work() -> None:
+        from spineage.io.storage.store import write_file
         from spineage.study import commented_study
 
         if Path(path).exists():
             raise BadStudy(f"{path} exists already: name another file, or remove it first")
-        Path(path).write_text(commented_study())
+        write_file(path, commented_study().encode())
         entry.say(f"{path} written: fill in `inputs:` and run `spineage doctor --study {path}`")
+
+    _ends(entry.guarded(work))
+
+
+@app.command("new-key")
+def new_key(
+    path: Annotated[str, typer.Argument(help="file to write")] = "spineage.key",
+) -> None:
+    """Make the key of the person hashes: random, in a file that only you can read."""
+
+    def work() -> None:
+        from spineage.io.people.identity import make_key
+
+        make_key(path)
+        entry.say(
+            f"{path} written: name it as inputs.key_file or SPINEAGE_KEY_FILE, keep a copy where the archive "
+            "is kept, and never beside the results: with it ids can be turned back into people"
+        )
 
     _ends(entry.guarded(work))
 
@@ -287,7 +371,7 @@ def tables(as_json: AsJson = False) -> None:
         return
     for table in TABLES.values():
         private = " (private)" if table.private else ""
-        grid = Grid(
+        grid = RichTable(
             "column", "dtype", "unit", "meaning", title=f"{table.name}{private}: {table.meaning}"
         )
         for c in table.columns:
@@ -317,7 +401,7 @@ def show(
     """A summary of any table of a study; --json prints its rows."""
 
     def work() -> None:
-        from spineage.stages import show as shown
+        from spineage.verbs import show as shown
 
         if codebook:
             if table != "conditions":
@@ -346,7 +430,7 @@ def doctor(
     """What is installed, which devices, whether Ray, MLflow, storage and weights answer."""
 
     def work() -> None:
-        from spineage.stages import doctor as checks
+        from spineage.verbs import doctor as checks
 
         opened = entry.open_study(study, workspace, ray) if study else None
         failed = 0
@@ -361,6 +445,8 @@ def doctor(
 
 def main() -> None:
     """The console script."""
+    keep_private()
+    unexpected.install()
     app()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+import unicodedata
+
 # The closed set of fault codes: what can be wrong with one file, series or scan, and what to do about it.
 FAULTS: dict[str, str] = {
     # files
@@ -35,6 +38,8 @@ FAULTS: dict[str, str] = {
     "no_geometry": "position, orientation or spacing is missing from the header",
     "bad_values": "pixels are NaN, infinite or constant",
     "bad_pixels": "pixel data cannot be decoded, or disagree with the header",
+    "two_people": "one id whose headers differ in sex, birth or age, or a label of two data sets; correct "
+    "the id, or accept by hand",
     "refused_by_hand": "overrides.csv refuses it, with a reason",
     "not_chosen": "another series of the same exam and station was chosen",
     # scans
@@ -52,18 +57,45 @@ FAULTS: dict[str, str] = {
     "implausible_size": "a height, volume or length is no human's, or unlike its neighbours",
     "implausible_signal": "discs outshine the fluid: not T2-weighted, or the mask lies beside the spine",
     "outside_model": "the scan is unlike what the model was trained on",
+    "changed_since_ingest": "a file is not the one that ingest saw; run ingest again; tried again then",
+    "unavailable": "a disk or server did not give the scan's file; tried again at the next run",
     # the machine
-    "crashed": "the scan killed its worker, or met a bug, each time; tried again at the next run",
+    "bug": "it met a bug of this program: please report it; tried again at the next run",
+    "damaged_part": "what an earlier stage kept of the scan is damaged, and set aside; that stage makes it "
+    "anew at the next run",
+    "crashed": "the scan killed its worker each time; tried again at the next run",
     "device_failed": "the device failed on this scan and its worker was replaced; tried again next time",
     "out_of_memory": "the scan does not fit the device's memory; tried again next time",
     "deadline": "the scan exceeded its time limit; tried again at the next run",
 }
 
-TRANSIENT = frozenset({"crashed", "deadline", "device_failed", "out_of_memory"})
+TRANSIENT = frozenset(
+    {
+        "bug",
+        "changed_since_ingest",
+        "crashed",
+        "damaged_part",
+        "deadline",
+        "device_failed",
+        "out_of_memory",
+        "unavailable",
+    }
+)
 
 
 class SpineageError(Exception):
-    """Anything a user can act on."""
+    """Anything a user can act on.
+
+    Its text may quote a foreign file: what would move a terminal's cursor, or hide, is shown as `?`.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join("?" if _is_hidden(c) else c for c in message))
+
+
+def _is_hidden(character: str) -> bool:
+    """Control and format characters and half surrogates, line feeds apart."""
+    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
 class BadScan(SpineageError):
@@ -81,12 +113,31 @@ class BadScan(SpineageError):
         return type(self), (self.code, str(self))
 
 
+OURS = f"{__file__.rpartition('/')[0]}/"
+
+
+def place_of(error: BaseException) -> str:
+    """A bug's type and place in the code, and nothing of what the error says: that may quote the input."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(OURS)] or frames
+    where = f" at {ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else ""
+    return f"unexpected {type(error).__name__}{where}"
+
+
 class DeviceFault(BadScan):
     """A scan after which the worker's device cannot be trusted: the worker is replaced."""
 
 
 class BadStudy(SpineageError):
     """The study is inconsistent: nothing may start. Exit code 2."""
+
+
+class NotYet(BadStudy):
+    """A result that this needs has not been made yet: the message names the stage that makes it."""
+
+
+class MetBugs(SpineageError):
+    """Scans met bugs of this program; all that could be done is done. Exit code 1."""
 
 
 class StoppedEarly(SpineageError):

@@ -6,20 +6,52 @@ Each default carries its reason. What the paper (arXiv 2511.17485) leaves unknow
 
 from __future__ import annotations
 
-import difflib
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from spineage.errors import BadStudy
+from spineage.study_file import (
+    read_values,
+    refuse_blanks_in_addresses,
+    refuse_strange_text,
+    sentence_of,
+)
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Millimetres = Annotated[float, Field(ge=0, le=3000)]
+Edge = Annotated[int, Field(ge=4, le=4096)]
+Spacing = Annotated[float, Field(ge=0.05, le=50)]
+Workers = Annotated[int, Field(ge=0, le=10_000)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+Selector = Annotated[str, Field(pattern=rf"^!?({_LABEL}|in\({_LABEL}(, ?{_LABEL})*\))$")]
+Region = Literal["whole", "cervical", "thoracic", "lumbar"]
+Loss = Literal["l1", "mse", "huber"]
+MAX_VOXELS = 100_000_000
+"""Of the network's input: 400 MB a scan."""
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key is refused."""
+    """Frozen; an unknown key is refused, and what is no finite number where one is meant."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _without(values: Any, key: str, why: str) -> Any:
+    """The values of a section, which may not hold a key of an earlier version."""
+    if isinstance(values, dict) and key in values:
+        raise ValueError(f"{key} {why}")
+    return values
+
+
+def _require_rising(ends: tuple[float, float], name: str) -> None:
+    if ends[0] >= ends[1]:
+        raise ValueError(f"{name}: the first of the two must be the lower one")
 
 
 class Inputs(Section):
@@ -50,38 +82,64 @@ class Inputs(Section):
     exam_key: Literal["StudyInstanceUID", "AccessionNumber"] = Field(
         "StudyInstanceUID", description="the DICOM tag that the tables' exam column holds"
     )
+    max_age_shown: int | None = Field(
+        None,
+        ge=18,
+        le=120,
+        description="ages above it are withheld from every table and page, so unknown: these people are "
+        "scored without a gap and train nothing; 89 where HIPAA's safe harbor binds; none keeps all",
+    )
 
 
 class Ingest(Section):
     """What counts as a sagittal T2 of the spine, and which stations make a scan."""
 
     min_echo_ms: float = Field(
-        55.0, ge=0, description="T2 spine TSE is 70-130 ms; 3D TSE's effective TE lower"
+        55.0, ge=0, le=10_000, description="T2 spine TSE is 70-130 ms; 3D TSE's effective TE lower"
     )
     min_repetition_ms: float = Field(
-        1200.0, ge=0, description="T2 TSE is 2000-6000 ms, 3D TSE 1200-2000"
+        1200.0, ge=0, le=100_000, description="T2 TSE is 2000-6000 ms, 3D TSE 1200-2000"
     )
     max_tilt_degrees: float = Field(
         30.0, ge=0, le=45, description="slice normal to the left-right axis"
     )
-    min_slices: int = Field(5, ge=2, description="fewer cannot cover a vertebral body")
+    min_slices: int = Field(5, ge=2, le=1000, description="fewer cannot cover a vertebral body")
     max_slice_gap_error_mm: float = Field(
-        0.1, gt=0, description="unevenness above it means a missing slice"
+        0.1, gt=0, le=100, description="unevenness above it means a missing slice"
     )
     max_station_gap_mm: float = Field(
-        2.0, ge=0, description="stations further apart are not one spine"
+        2.0, ge=0, le=1000, description="stations further apart are not one spine"
     )
     min_extent_mm: float = Field(
         150.0,
         ge=0,
+        le=3000,
         description="along the body: a cervical station is 200 mm and more, a crop less",
     )
     max_width_mm: float = Field(
-        160.0, gt=0, description="side to side: a spine slab is 40-120 mm, a head or trunk wider"
+        160.0,
+        gt=0,
+        le=3000,
+        description="side to side: a spine slab is 40-120 mm, a head or trunk wider",
     )
     composed_extent_mm: float = Field(
-        450.0, gt=0, description="a series this long shows the whole spine and is a scan alone"
+        450.0,
+        gt=0,
+        le=3000,
+        description="a series this long shows the whole spine and is a scan alone",
     )
+    labels_hold_everywhere: bool = Field(
+        False,
+        description="the same sub- label in two data sets is one person; else it is refused, since BIDS "
+        "makes labels unique within one data set only",
+    )
+
+    @model_validator(mode="after")
+    def _station_is_shorter_than_spine(self) -> Self:
+        _require_rising(
+            (self.min_extent_mm, self.composed_extent_mm), "min_ and composed_extent_mm"
+        )
+        return self
 
 
 class Segment(Section):
@@ -98,8 +156,10 @@ class Segment(Section):
     mirror: bool = Field(
         False, description="average over flips as in training: 8 times the work for little"
     )
-    min_levels: int = Field(22, description="vertebrae from C2 to L5 are 23, 22 with a fused one")
-    max_levels: int = Field(24, description="24 with an additional lumbar one")
+    min_levels: int = Field(
+        22, ge=1, le=30, description="vertebrae from C2 to L5 are 23, 22 with a fused one"
+    )
+    max_levels: int = Field(24, ge=1, le=30, description="24 with an additional lumbar one")
     min_coverage: float = Field(
         0.5,
         ge=0,
@@ -108,49 +168,87 @@ class Segment(Section):
     )
     max_off_centre: float = Field(
         0.35,
+        ge=0,
+        le=1,
         description="bodies' uneven reach about the canal: upright spines 0.07, rotated ones more",
     )
     max_loose_share: float = Field(
-        0.4, description="of one body or disc apart from its rest: true masks at 4 mm reach 0.18"
+        0.4,
+        ge=0,
+        le=1,
+        description="share of one body or disc that lies apart from its rest: true masks at 4 mm reach 0.18",
     )
     max_canal_gap_mm: float = Field(
-        30.0, description="a vertebra's height: a tight stenosis or a void of metal hides less"
+        30.0,
+        ge=0,
+        le=1000,
+        description="a vertebra's height: a tight stenosis or a void of metal hides less",
     )
-    min_cord_inside: float = Field(0.9, description="no spine has a cord outside its canal")
-    min_discs_in_front: float = Field(0.9, description="no spine has a disc behind its canal")
-    length_mm: tuple[float, float] = Field(
+    min_cord_inside: Share = Field(0.9, description="no spine has a cord outside its canal")
+    min_discs_in_front: Share = Field(0.9, description="no spine has a disc behind its canal")
+    length_mm: tuple[Millimetres, Millimetres] = Field(
         (330.0, 750.0),
         description="top disc to lowest: 0.29 of the body height, of people of 1.30 to 2.30 m",
     )
-    body_height_mm: tuple[float, float] = Field(
+    body_height_mm: tuple[Millimetres, Millimetres] = Field(
         (4.0, 50.0), description="from a vertebra plana to a tall man's C2 with its dens"
     )
-    disc_height_mm: tuple[float, float] = Field(
+    disc_height_mm: tuple[Millimetres, Millimetres] = Field(
         (1.0, 22.0), description="collapsed discs keep 1-2 mm, the tallest lumbar ones have 16"
     )
     max_height_ratio: float = Field(
         1.9,
-        description="of a body and its neighbours: two taken for one are 2 and more, fractures 1.5",
+        ge=1,
+        le=100,
+        description="height of a body over its neighbours': two taken for one are 2 and more, fractures 1.5",
     )
     max_volume_ratio: float = Field(
-        2.0, description="of a vertebra and its neighbours: two taken for one are 2.2, phantoms 1.2"
+        2.0,
+        ge=1,
+        le=100,
+        description="volume of a vertebra over its neighbours': two taken for one are 2.2, phantoms 1.2",
     )
     max_disc_signal: float = Field(
-        1.2, description="median over discs relative to CSF, which nothing outshines on T2"
+        1.2,
+        gt=0,
+        le=100,
+        description="median over discs relative to CSF, which nothing outshines on T2",
     )
+
+    @model_validator(mode="after")
+    def _lowest_first(self) -> Self:
+        for name in ("length_mm", "body_height_mm", "disc_height_mm"):
+            _require_rising(getattr(self, name), name)
+        if self.min_levels > self.max_levels:
+            raise ValueError(f"min_levels {self.min_levels} is above max_levels {self.max_levels}")
+        return self
 
 
 class Prepare(Section):
     """The network's input. The paper gives neither size nor spacing: our documented default."""
 
-    shape: tuple[int, int, int] = Field((16, 80, 320), description="voxels along R, A, S")
-    spacing_mm: tuple[float, float, float] = Field(
+    shape: tuple[Edge, Edge, Edge] = Field((16, 80, 320), description="voxels along R, A, S")
+    spacing_mm: tuple[Spacing, Spacing, Spacing] = Field(
         (4.0, 2.2, 2.2), description="holds 64 x 176 x 704 mm: a tall adult from C1 to the sacrum"
     )
     normalise: Literal["csf", "robust"] = Field(
         "csf",
         description="divide by the median CSF signal (scanner gain drops out), or by a robust range",
     )
+
+    @model_validator(mode="after")
+    def _fits_memory(self) -> Self:
+        if math.prod(self.shape) > MAX_VOXELS:
+            raise ValueError(f"shape has {math.prod(self.shape)} voxels, at most {MAX_VOXELS}")
+        return self
+
+
+DISEASES = (
+    "fracture", "burst_fracture", "discitis", "spondylitis", "metastasis", "marrow_replacement",
+    "epidural_collection", "paraspinal_collection", "intradural_mass", "cord_lesion", "cord_signal_change",
+    "syrinx", "arachnoiditis", "ligament_injury", "hemivertebra", "block_vertebra", "surgical_fusion",
+    "laminectomy", "disc_replacement", "vertebroplasty",
+)  # fmt: skip
 
 
 class Cohort(Section):
@@ -161,44 +259,80 @@ class Cohort(Section):
         description="clusters judged by burden for age, with a guard; paper: clusters above min_share, "
         "no guard; burden: each person's for their age; percentile: for age and sex; everyone",
     )
-    min_share: float = Field(
-        0.15, description="the paper: clusters above 15 % are kept, the rest merged"
+    arithmetic: Literal["x86-64-v3", "armv8"] = Field(
+        "x86-64-v3",
+        description="what the processes that fit the cohort compute like, whatever machine they run on, so "
+        "that the table is the same; armv8 where there is nothing else",
     )
-    num_neighbors: int = Field(15, description="UMAP; unknown in the paper, umap-learn's default")
+    min_share: float = Field(
+        0.15, ge=0, le=1, description="the paper: clusters above 15 % are kept, the rest merged"
+    )
+    num_neighbors: int = Field(
+        15, ge=2, le=10_000, description="UMAP; unknown in the paper, umap-learn's default"
+    )
     num_components: int = Field(
-        5, description="UMAP dimensions for clustering; unknown in the paper"
+        5, ge=1, le=100, description="UMAP dimensions for clustering; unknown in the paper"
     )
     min_dist: float = Field(
-        0.0, description="UMAP; 0 packs clusters, as umap-learn advises for clustering"
+        0.0, ge=0, le=1, description="UMAP; 0 packs clusters, as umap-learn advises for clustering"
     )
     min_cluster_share: float = Field(
-        0.08, description="HDBSCAN min_cluster_size as a share of people"
+        0.08, gt=0, le=1, description="HDBSCAN min_cluster_size as a share of people"
     )
-    min_samples: int = Field(5, description="HDBSCAN; unknown in the paper")
+    min_samples: int = Field(5, ge=1, le=10_000, description="HDBSCAN; unknown in the paper")
     selection: Literal["eom", "leaf"] = Field(
         "eom", description="HDBSCAN's default; leaf gives more and smaller clusters, and more noise"
     )
     low_burden_quantile: float = Field(
-        0.25, description="guard: people at or below this burden are normal whatever their cluster"
+        0.25,
+        ge=0,
+        le=1,
+        description="guard: people at or below this burden are normal whatever their cluster",
     )
     max_burden_ratio: float = Field(
-        1.25,
-        description="a cluster is normal when it carries at most this x the burden expected at its ages",
+        1.5,
+        gt=0,
+        le=1000,
+        description="a cluster is normal when it carries at most this x the burden expected at its ages: on "
+        "phantoms clusters of the ill carry 1.7-2.2, others up to 1.3",
     )
     max_person_ratio: float = Field(
-        1.5,
-        description="a person who carries more than this x the burden expected at that age is not normal",
+        2.0,
+        gt=0,
+        le=1000,
+        description="a person who carries more than this x the burden expected at that age, over the spine "
+        "or in one region, is not normal",
     )
     min_person_excess: float = Field(
-        4.0,
+        7.0,
         ge=0,
-        description="and by more than this: a few mild findings make no young person ill (on phantoms it "
-        "costs 0-6 points of sensitivity)",
+        le=100_000,
+        description="and by more than this: a few mild findings make no young person ill (with the ratio: "
+        "the least that keeps 99 % of healthy phantoms normal, from 80 people on)",
     )
-    noise: Literal["judged", "not_normal", "unknown"] = Field(
-        "judged",
-        description="people of no cluster: judged together like a cluster, since HDBSCAN's noise is thin "
-        "data and not a diagnosis",
+    disease_findings: tuple[str, ...] = Field(
+        DISEASES,
+        description="findings of the codebook that no age explains: whoever has one is not normal, however "
+        "few the others are",
+    )
+    min_people: int = Field(
+        300,
+        ge=0,
+        le=1_000_000,
+        description="rule clusters: with fewer training people who is normal hangs on UMAP's seed, and rule "
+        "burden decides",
+    )
+    min_group_people: int = Field(
+        30,
+        ge=1,
+        le=1_000_000,
+        description="a cluster of fewer training people is not judged, its people are one by one: the ratio "
+        "of 30 people of equal burden has a standard error of 0.1 to 0.15",
+    )
+    noise: Literal["one_by_one", "not_normal", "unknown"] = Field(
+        "one_by_one",
+        description="people of no cluster: each judged alone, since HDBSCAN's noise is thin data and not a "
+        "diagnosis",
     )
     max_percentile: float = Field(
         0.75,
@@ -207,12 +341,12 @@ class Cohort(Section):
         description="rule percentile: normal up to this share of training people of that age and sex",
     )
     percentile_window_years: float = Field(
-        10.0, gt=0, description="rule percentile: of that age is within so many years"
+        10.0, gt=0, le=120, description="rule percentile: of that age is within so many years"
     )
-    train: float = Field(0.55, description="share of people")
-    validate_: float = Field(0.10, alias="validate", description="share of people")
-    calibrate: float = Field(0.15, description="share of people")
-    test: float = Field(0.20, description="share of people")
+    train: float = Field(0.55, ge=0, le=1, description="share of people")
+    validate_: float = Field(0.10, ge=0, le=1, alias="validate", description="share of people")
+    calibrate: float = Field(0.15, ge=0, le=1, description="share of people")
+    test: float = Field(0.20, ge=0, le=1, description="share of people")
     test_sites: tuple[str, ...] = Field(
         (),
         description="everybody scanned at these sites is in test, beside the share drawn from the others",
@@ -233,16 +367,34 @@ class Stability(Section):
     them. A rule without clusters has no such grid.
     """
 
-    num_neighbors: tuple[int, ...] = Field((10, 15, 30), description="UMAP; grid")
-    num_components: tuple[int, ...] = Field((2, 5), description="UMAP; grid")
-    min_cluster_share: tuple[float, ...] = Field(
+    num_neighbors: tuple[Annotated[int, Field(ge=2, le=10_000)], ...] = Field(
+        (10, 15, 30), description="UMAP; grid"
+    )
+    num_components: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        (2, 5), description="UMAP; grid"
+    )
+    min_cluster_share: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.05, 0.08, 0.12), description="HDBSCAN; grid: it decides more than all others together"
     )
-    min_samples: tuple[int, ...] = Field((5, 15), description="HDBSCAN; grid")
-    num_seeds: int = Field(
-        20, ge=0, description="seeds of UMAP; 0 with 0 bootstraps: no stability run"
+    min_samples: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
+        (5, 15), description="HDBSCAN; grid"
     )
-    num_bootstraps: int = Field(100, ge=0, description="resamples of the training people")
+    num_seeds: int = Field(
+        20,
+        ge=0,
+        le=10_000,
+        description="seeds of UMAP, at most; 0 with 0 bootstraps: no stability run",
+    )
+    num_bootstraps: int = Field(
+        100, ge=0, le=100_000, description="resamples of the training people, at most"
+    )
+    settled_within: float = Field(
+        0.12,
+        gt=0,
+        le=0.5,
+        description="draws end when the 99 % interval of everybody's probability is within this, or on one "
+        "side of both limits: after 180 of 720 draws at the latest",
+    )
     normal_at: float = Field(
         0.8, gt=0.5, le=1, description="normal in this share of draws or more is normal"
     )
@@ -267,50 +419,63 @@ class Stability(Section):
 class Train(Section):
     """The network and how it learns. Channels, optimiser, schedule and loss are unknown in the paper."""
 
-    channels: tuple[int, ...] = Field(
+    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         (4, 16, 32, 64),
         min_length=1,
+        max_length=12,
         description="one conv-BN-pool block each; few in the first, which costs half of the time",
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="before the linear layer")
-    region: Literal["whole", "cervical", "thoracic", "lumbar"] = Field("whole")
-    loss: Literal["l1", "mse", "huber"] = Field("l1", description="L1 is what MAE measures")
+    region: Region = Field("whole")
+    loss: Loss = Field("l1", description="L1 is what MAE measures")
     epochs: int = Field(
         30,
         ge=1,
+        le=100_000,
         description="took 36 phantom people to an MAE of 0.2 to 0.5 of predict-the-mean; 45 gave no better",
     )
     batch_size: int = Field(
-        8, ge=2, description="of all workers together; identity, since it changes the answer"
+        8,
+        ge=2,
+        le=65_536,
+        description="scans a step, of all workers together; identity, since it changes the answer",
     )
-    learning_rate: float = Field(2e-3, gt=0, description="peak of the schedule; for AdamW")
+    learning_rate: Rate = Field(2e-3, description="peak of the schedule; for AdamW")
     weight_decay: float = Field(
-        1e-3, ge=0, description="AdamW's, on convolutions and the linear layer"
+        1e-3, ge=0, le=10, description="AdamW's, on convolutions and the linear layer"
     )
     fraction: float = Field(
         1.0, gt=0, le=1, description="share of training people used (ablation of data size)"
     )
     augment: bool = Field(True)
-    num_workers: int = Field(
-        2,
-        ge=0,
-        description="DDP workers; the batch is one whatever it is, but sums round differently",
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _workers_are_execution(cls, values: Any) -> Any:
+        return _without(values, "num_workers", "is cluster.train_workers now: it is execution")
 
 
 class Calibrate(Section):
     """Correction, intervals and operating range."""
 
-    max_degree: int = Field(3, description="highest degree that cross-validation may choose")
-    coverage: float = Field(0.90, description="nominal coverage of the intervals")
+    max_degree: int = Field(
+        3, ge=0, le=9, description="highest degree that cross-validation may choose"
+    )
+    coverage: float = Field(0.90, gt=0, lt=1, description="nominal coverage of the intervals")
     num_bins: int = Field(
-        3, description="Mondrian bins; each needs 1 / (1 - coverage) people or is merged"
+        3,
+        ge=1,
+        le=1000,
+        description="Mondrian bins; each needs 1 / (1 - coverage) people or is merged",
     )
     max_distance_quantile: float = Field(
-        0.995, description="refusal limit: quantile of the training distances, times the slack"
+        0.995,
+        gt=0,
+        le=1,
+        description="refusal limit: quantile of the training distances, times the slack",
     )
     distance_slack: float = Field(
-        2.0, description="held-out scans lie further out than training scans"
+        2.0, gt=0, le=1000, description="held-out scans lie further out than training scans"
     )
 
 
@@ -326,33 +491,48 @@ class Score(Section):
 class Associate(Section):
     """The association models."""
 
-    min_exposed: int = Field(20, description="fewer exposed people are flagged")
-    spline_df: int = Field(4, description="natural spline of age in every model")
-    lifestyle: tuple[str, ...] | None = Field(None, description="factors; none means all columns")
+    min_exposed: int = Field(20, ge=0, le=1_000_000, description="fewer exposed people are flagged")
+    spline_df: int = Field(4, ge=1, le=50, description="natural spline of age in every model")
+    lifestyle: tuple[str, ...] | None = Field(
+        None,
+        description="factors, shown by their headings; none means all columns, of a table with at most 20, "
+        "and only headings of letters, digits and underscores are shown",
+    )
 
 
 class Explain(Section):
     """Where the network looked."""
 
-    num_scans: int = Field(4, description="the paper shows four")
+    num_scans: int = Field(4, ge=1, le=100_000, description="the paper shows four")
 
 
 class Report(Section):
     """What the report shows."""
 
     title: str = Field("Spine age")
-    max_people: int = Field(100, description="pages of single people in the report")
+    max_people: int = Field(
+        100, ge=0, le=1_000_000, description="pages of single people in the report"
+    )
+    show_burned_in: bool = Field(
+        False,
+        description="draw scans whose headers say that text is part of the picture: it may be a name",
+    )
 
 
 class Ablate(Section):
     """The grid: every region x loss x fraction x seed is one training run; and every rule x seed."""
 
-    regions: tuple[str, ...] = ("whole", "cervical", "thoracic", "lumbar")
-    losses: tuple[str, ...] = ("l1", "mse", "huber")
-    fractions: tuple[float, ...] = (0.25, 0.5, 1.0)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    regions: tuple[Region, ...] = Field(
+        ("whole", "cervical", "thoracic", "lumbar"), min_length=1, max_length=4
+    )
+    losses: tuple[Loss, ...] = Field(("l1", "mse", "huber"), min_length=1, max_length=3)
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.25, 0.5, 1.0), min_length=1, max_length=100
+    )
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, max_length=1000)
     rules: tuple[Literal["clusters", "paper", "burden", "percentile", "everyone"], ...] = Field(
         (),
+        max_length=5,
         description="other cohort rules to train train's own recipe under; all arms are read on the same "
         "test people, normal by the study's own status",
     )
@@ -361,11 +541,19 @@ class Ablate(Section):
 class Sweep(Section):
     """Hyper-parameter search by validation MAE."""
 
-    num_trials: int = 20
-    learning_rate: tuple[float, float] = (3e-4, 1e-2)
-    weight_decay: tuple[float, float] = (1e-5, 1e-2)
-    dropout: tuple[float, float] = (0.0, 0.5)
-    grace_epochs: int = Field(10, description="ASHA stops nothing earlier")
+    num_trials: int = Field(20, ge=1, le=100_000)
+    learning_rate: tuple[Rate, Rate] = (3e-4, 1e-2)
+    weight_decay: tuple[Rate, Rate] = (1e-5, 1e-2)
+    dropout: tuple[Share, Share] = (0.0, 0.5)
+    grace_epochs: int = Field(10, ge=1, le=100_000, description="ASHA stops nothing earlier")
+
+    @model_validator(mode="after")
+    def _lowest_first(self) -> Self:
+        for name in ("learning_rate", "weight_decay", "dropout"):
+            _require_rising(getattr(self, name), name)
+        if self.dropout[1] == 1:
+            raise ValueError("dropout must stay below 1, which drops everything")
+        return self
 
 
 class Cluster(Section):
@@ -373,29 +561,112 @@ class Cluster(Section):
 
     ray: str | None = Field(None, description="address of a Ray cluster; none starts one here")
     mlflow: str | None = Field(None, description="tracking URI; none is sqlite in the workspace")
-    cohort_workers: int = Field(0, ge=0, description="stability draws at once; 0 is one a core")
-    segment_workers: int = Field(1, description="actors that hold the segmenter")
-    predict_workers: int = Field(1, description="actors that hold the DCNN")
-    cpu_workers: int = Field(
-        1, description="workers of each step that decodes, names levels or prepares"
+    cohort_workers: int = Field(
+        0, ge=0, le=10_000, description="stability draws at once; 0 is one a core"
     )
-    gpus_per_worker: float = Field(0.0, description="1 on a GPU cluster; 0 is CPU")
-    rows_per_part: int = Field(8, description="scores a worker holds before it writes them")
+    segment_workers: int = Field(1, ge=1, le=10_000, description="actors that hold the segmenter")
+    predict_workers: int = Field(1, ge=1, le=10_000, description="actors that hold the DCNN")
+    train_workers: Workers | tuple[Workers, Workers] = Field(
+        2,
+        description="processes that train at once; [2, 8] is as many of that range as the nodes hold, "
+        "fewer after one was lost (what they have counts: no other work may hold it); 0 is the driver "
+        "itself. They share each batch: sums round differently",
+    )
+    cpu_workers: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="workers of each step that decodes, names levels or prepares",
+    )
+    grows: bool = Field(
+        False,
+        description="an autoscaler adds nodes (KubeRay, `ray up`): what does not fit is asked for and waited "
+        "for, where a cluster that does not grow refuses it in seconds",
+    )
+    labels: dict[Literal["segment", "predict", "train", "cpu"], dict[str, Selector]] = Field(
+        {},
+        description="which nodes workers of a kind run on, by Ray's label selectors: {segment: "
+        "{ray.io/accelerator-type: L4}}; `!L4` and `in(L4, L40S)` work too. A sweep's trials run anywhere",
+    )
+    gpus_per_worker: float = Field(0.0, ge=0, le=10_000, description="1 on a GPU cluster; 0 is CPU")
     deadline_s: float = Field(
-        600.0, description="per scan and step; a worker that exceeds it is replaced"
+        600.0,
+        gt=0,
+        le=604_800,
+        description="per scan and step; a worker that exceeds it is replaced",
+    )
+    give_up_after: int = Field(
+        3,
+        ge=1,
+        le=1_000_000,
+        description="runs in which a scan crashed, hung or met a bug; then it is left alone until the "
+        "program changes, or --retry",
     )
     max_fault_fraction: float = Field(
-        0.2, description="more scans than this failing alike stops the run"
+        0.2, ge=0, le=1, description="more scans than this failing alike stops the run"
     )
-    min_scans_before_stop: int = Field(20, description="but not before this many were seen")
+    min_scans_before_stop: int = Field(
+        20, ge=0, le=1_000_000, description="but not before this many were seen"
+    )
+
+    @model_validator(mode="after")
+    def _range_without_labels(self) -> Self:
+        if isinstance(self.train_workers, tuple) and self.labels.get("train"):
+            raise ValueError(
+                "labels.train need a number in train_workers: of a range Ray counts every node, whatever its "
+                "labels, and would wait for places that are not there"
+            )
+        return self
+
+    @property
+    def train_worker_range(self) -> tuple[int, int]:
+        """Processes that train, at least and at most; on GPUs one at least, for the driver may be on a node
+        without."""
+        asked = self.train_workers
+        least, most = asked if isinstance(asked, tuple) else (asked, asked)
+        floor = 1 if self.gpus_per_worker else 0
+        return max(least, floor), max(most, floor)
+
+    @property
+    def device(self) -> str:
+        """Where networks run, as torch names it."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scores_are_kept_at_once(cls, values: Any) -> Any:
+        return _without(
+            values, "rows_per_part", "is gone: each score is kept at once, remove the line"
+        )
+
+    def labels_of(self, kind: Literal["segment", "predict", "train", "cpu"]) -> dict[str, str]:
+        """Of the nodes for workers of this kind; none is any node."""
+        return self.labels.get(kind, {})
+
+    @field_validator("train_workers")
+    @classmethod
+    def _is_a_range(cls, asked: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(asked, tuple) and not 1 <= asked[0] <= asked[1]:
+            raise ValueError(
+                "train_workers as a range is [least, most], from 1 on and the least first"
+            )
+        return asked
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ValueError(
+                "gpus_per_worker above 1 must be whole: Ray shares one GPU, not several"
+            )
+        return self
 
 
 class Study(Section):
     """One study."""
 
-    name: str = "spineage"
-    seed: int = 2511
-    workspace: str = "workspace"
+    name: str = Field("spineage", min_length=1, max_length=200)
+    seed: Seed = 2511
+    workspace: str = Field("workspace", min_length=1)
     inputs: Inputs = Inputs()
     ingest: Ingest = Ingest()
     segment: Segment = Segment()
@@ -412,6 +683,15 @@ class Study(Section):
     sweep: Sweep = Sweep()
     cluster: Cluster = Cluster()
 
+    @model_validator(mode="after")
+    def _a_scan_for_each_worker(self) -> Self:
+        if self.cluster.train_worker_range[1] > self.train.batch_size:
+            raise ValueError(
+                f"cluster.train_workers share a batch of {self.train.batch_size} scans (train.batch_size): "
+                "ask for no more workers than that"
+            )
+        return self
+
     def recipe(self, *sections: str) -> dict[str, Any]:
         """The named sections as plain JSON values: what an address covers. Execution may not be named."""
         assert not {"cluster", "workspace", "inputs"} & set(sections)
@@ -425,53 +705,64 @@ def read_study(path: str | Path, **overrides: Any) -> Study:
     Raises BadStudy when the file is missing, is not YAML, or holds an unknown key (the nearest is named).
     """
     path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except FileNotFoundError:
-        raise BadStudy(f"no study file at {path}: write one with `spineage init {path}`") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadStudy(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise BadStudy(f"{path} holds a {type(raw).__name__}, expected keys such as `inputs:`")
+    raw = read_values(path)
     raw.update({key: value for key, value in overrides.items() if value is not None})
     return _anchored(study_from(raw, str(path)), path.resolve().parent)
 
 
-def study_from(raw: dict[str, Any], where: str = "the study") -> Study:
+def study_from(raw: dict[Any, Any], where: str = "the study") -> Study:
     """Validate plain values; one clear sentence when they do not fit."""
+    refuse_strange_text(raw, where)
     try:
-        return Study.model_validate(raw)
+        study = Study.model_validate(raw)
     except ValidationError as error:
-        raise BadStudy(f"{where}: {'; '.join(_sentence(e) for e in error.errors())}") from None
+        raise BadStudy(sentence_of(error, where, Study)) from None
+    refuse_blanks_in_addresses(places_of(study), where)
+    return study
 
 
-def _sentence(error: Any) -> str:
-    location = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return f"{location or 'study'}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
-    section: Any = Study
-    for part in error["loc"][:-1]:
-        section = section.model_fields[part].annotation
-    known = [field.alias or name for name, field in section.model_fields.items()]
-    near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
-    return f"unknown key {location}: did you mean {near[0]!r}?"
+def on_ray(study: Study, address: str) -> Study:
+    """The study on this Ray cluster. Raises BadStudy when that is no address."""
+    cluster = study.cluster.model_copy(update={"ray": address})
+    refuse_strange_text({"--ray": address}, "the command")
+    refuse_blanks_in_addresses({"--ray": address}, "the command")
+    return study.model_copy(update={"cluster": cluster})
+
+
+def places_of(study: Study) -> dict[str, Any]:
+    """What a study says of places, by the keys of its file."""
+    return {
+        "workspace": study.workspace,
+        "inputs": study.inputs.model_dump(),
+        "segment": {"weights": study.segment.weights},
+        "score": {"model": study.score.model},
+        "cluster": study.cluster.model_dump(),
+    }
 
 
 def _anchored(study: Study, folder: Path) -> Study:
-    def anchor(value: str | None) -> str | None:
-        if not value or "://" in value or Path(value).is_absolute():
+    def anchor(value: Any) -> Any:
+        if not isinstance(value, str) or not value or "://" in value or Path(value).is_absolute():
             return value
         return str(folder / value)
 
     inputs = study.inputs.model_copy(
         update={k: anchor(getattr(study.inputs, k)) for k in Inputs.model_fields if k != "exam_key"}
     )
+    model = study.score.model
+    is_registered = model is None or model.startswith("models:/")
+    score = study.score.model_copy(update={"model": model if is_registered else anchor(model)})
     weights = study.segment.weights
     segment = study.segment.model_copy(
         update={"weights": weights if weights == "demo" else anchor(weights)}
     )
     return study.model_copy(
-        update={"inputs": inputs, "segment": segment, "workspace": anchor(study.workspace)}
+        update={
+            "inputs": inputs,
+            "segment": segment,
+            "score": score,
+            "workspace": anchor(study.workspace),
+        }
     )
 
 

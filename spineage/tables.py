@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from spineage.errors import BadStudy
 
+KEY = ["scan_id", "source_digest"]
+"""What tells one row of a per-scan table from another."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -45,11 +48,11 @@ class Table:
 
     def check(self, data: pa.Table) -> pa.Table:
         """The same rows, cast to this schema; raises BadStudy when columns are missing, foreign or null."""
-        expected, found = set(self.schema.names), set(data.column_names)
-        if expected != found:
+        expected, columns = set(self.schema.names), set(data.column_names)
+        if expected != columns:
             raise BadStudy(
-                f"table {self.name}: missing {sorted(expected - found)}, unexpected "
-                f"{sorted(found - expected)}; it was written by another version: use a new workspace"
+                f"table {self.name}: missing {sorted(expected - columns)}, unexpected "
+                f"{sorted(columns - expected)}; it was written by another version: use a new workspace"
             )
         for c in self.columns:
             if not c.nullable and data[c.name].null_count:
@@ -65,7 +68,9 @@ STRS, INTS, FLOATS = pa.list_(pa.string()), pa.list_(pa.int64()), pa.list_(pa.fl
 SCAN_KEY = (
     Column("scan_id", STR, "keyed hash that names one whole-spine volume"),
     Column(
-        "source_digest", STR, "sha256 over headers, sizes and samples of the pixels of its files"
+        "source_digest",
+        STR,
+        "keyed digest of the headers, sizes and samples of pixels of its files",
     ),
 )
 PERSON = (
@@ -73,12 +78,12 @@ PERSON = (
     Column("exam_id", STR, "keyed hash that names one visit to the scanner"),
 )
 ABOUT = (
-    Column("age_years", FLOAT, "chronological age at the exam", "years", nullable=True),
-    Column("sex", STR, "F, M or O as recorded", nullable=True),
+    Column("age_years", FLOAT, "chronological age at the exam, in tenths", "years", nullable=True),
+    Column("sex", STR, "F, M or O; null is unknown", nullable=True),
     Column(
         "site",
         STR,
-        "where it was scanned: as the participants table says, else a keyed hash of the header's",
+        "where it was scanned: as the participants table says, when enough people share it; else a hash",
         nullable=True,
     ),
 )
@@ -120,8 +125,10 @@ SOURCES = Table(
         Column(
             "stations_json",
             STR,
-            "list of stations, each a list of {location, kind, frame} in slice order",
+            "list of stations, each a list of {location, kind, frame, seal} in slice order; seal: keyed "
+            "digest of the file as ingest saw it",
         ),
+        Column("seal_key", STR, "key of the seals, in hex: who decodes checks them"),
         Column("num_voxels", INT, "of all stations: large scans are taken first"),
     ),
     private=True,
@@ -137,6 +144,7 @@ SERIES = Table(
         Column("code", STR, "fault code, empty when accepted"),
         Column("message", STR, "why"),
         Column("kind", STR, "dicom or nifti"),
+        Column("burned_in", BOOL, "a header says that text is part of the picture"),
         Column("num_files", INT, "files it is made of"),
         Column("num_slices", INT, "slices"),
         Column("plane", STR, "sagittal, coronal, axial, oblique or unknown"),
@@ -158,7 +166,7 @@ SCANS = Table(
         Column(
             "age_source",
             STR,
-            "participants, PatientAge or dates; `, disputed` when over a year apart",
+            "participants, PatientAge or dates; `, disputed` when over a year apart; withheld; empty",
         ),
         Column("vendor", STR, "manufacturer", nullable=True),
         Column("model", STR, "scanner model", nullable=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from spineage import __version__
 from spineage.study import Study, commented_study, read_study, study_from
+from tests.made.command_line import Ended, spineage
 
 
-def spineage(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
+def in_a_process(*args: str, cwd: Path, **env: str) -> Ended:
+    """The command as a user calls it: for what a Ray session of this process would hide."""
     return subprocess.run(
         [sys.executable, "-m", "spineage.cli", *args],
         cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, **env},
@@ -26,7 +28,7 @@ def write_study(folder: Path, **values: object) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
 
 
-def fails_clearly(result: subprocess.CompletedProcess[str], *words: str) -> None:
+def fails_clearly(result: Ended, *words: str) -> None:
     assert result.returncode == 2, result.stdout + result.stderr
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
@@ -35,6 +37,26 @@ def fails_clearly(result: subprocess.CompletedProcess[str], *words: str) -> None
 
 def everything_in(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def test_a_model_in_a_folder_is_looked_for_beside_the_study(tmp_path: Path) -> None:
+    for named, meant in {
+        "mine/bundle": str(tmp_path / "mine/bundle"),
+        "/there/bundle": "/there/bundle",
+        "models:/spine-age@champion": "models:/spine-age@champion",
+        "s3://bucket/bundle": "s3://bucket/bundle",
+        None: None,
+    }.items():
+        write_study(tmp_path, score={"model": named})
+        assert read_study(tmp_path / "study.yaml").score.model == meant
+
+
+def test_rescoring_is_a_verb(tmp_path: Path) -> None:
+    fails_clearly(spineage("rescore", cwd=tmp_path), "no study file")
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert in_a_process("--version", cwd=tmp_path).stdout == f"spineage {__version__}\n"
 
 
 BAD_STUDIES = {
@@ -73,7 +95,7 @@ def test_a_ray_address_that_does_not_answer_is_one_sentence(tmp_path: Path) -> N
     write_study(tmp_path, inputs={"scans": "scans"}, cluster={"ray": "127.0.0.1:1"})
     before = everything_in(tmp_path)
     fails_clearly(
-        spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), "127.0.0.1:1"
+        in_a_process("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), "127.0.0.1:1"
     )
     assert everything_in(tmp_path) == before
 
@@ -85,12 +107,20 @@ def test_an_mlflow_address_that_does_not_answer_is_one_sentence(tmp_path: Path) 
     assert everything_in(tmp_path) == before
 
 
+def test_a_workspace_where_no_database_can_live_is_said_before_any_work(tmp_path: Path) -> None:
+    write_study(tmp_path, workspace="s3://bucket/w")
+    before = everything_in(tmp_path)
+    road = ("run", "--from", "segment", "--to", "train")
+    fails_clearly(spineage(*road, cwd=tmp_path), "object storage", "cluster.mlflow")
+    assert everything_in(tmp_path) == before
+
+
 def test_gpus_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans/a.txt").write_text("x")
     write_study(tmp_path, inputs={"scans": "scans"}, cluster={"gpus_per_worker": 4096})
     before = everything_in(tmp_path)
-    fails_clearly(spineage("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), "GPU")
+    fails_clearly(in_a_process("ingest", cwd=tmp_path, SPINEAGE_KEY="a key for tests only"), "GPU")
     assert everything_in(tmp_path) == before
 
 

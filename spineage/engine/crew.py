@@ -2,19 +2,20 @@
 
 A process compiles UMAP for ten seconds before it can use it: so the workers of a crew are actors, and what
 runs alone runs on the first of them. Results come as they finish; at most one item a worker is in flight. An
-item whose worker is lost goes to another one, once.
+item whose worker is lost goes to another one, once; Ray's own ActorPool keeps no count of lost workers, and
+raises what a dead one left behind for every item that it is then given.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 import ray
 
+from spineage.engine.places import Need, wait_for
 from spineage.errors import StoppedEarly
 
 PLACED_WITHIN_S = 60.0
@@ -34,12 +35,21 @@ class _Worker:
 class Crew:
     """Workers of one core each, started when first needed, gone at the end of the `with` block.
 
-    num_workers: 0 is one a core of the cluster, or of this machine when Ray was started here with more slots
-    than it has cores.
+    num_workers: 0 is one a core of the cluster. environment: variables that each worker is started with.
+    greet: what each worker is asked before any work; what it raises is raised here, and `answers` holds what
+    they said.
     """
 
-    def __init__(self, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        num_workers: int = 0,
+        environment: Mapping[str, str] | None = None,
+        greet: Callable[[], Any] | None = None,
+    ) -> None:
         self.num_workers = num_workers or _cores()
+        self.answers: list[Any] = []
+        self._environment = dict(environment or {})
+        self._greet = greet or _here
         self._workers: list[Any] = []
 
     def __enter__(self) -> Crew:
@@ -58,8 +68,11 @@ class Crew:
     def alone(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call an importable function once and wait; its own exception is raised here."""
         for _ in range(MOST_TRIES):
-            worker = self._workers[0] if self._workers else self._hire()
+            is_new = not self._workers
+            worker = self._hire() if is_new else self._workers[0]
             try:
+                if is_new:
+                    self.answers.append(_result(worker.call.remote(self._greet), "a start"))
                 return _result(worker.call.remote(function, *args), function.__name__)
             except LOST as error:
                 self._dismiss(worker)
@@ -104,10 +117,11 @@ class Crew:
                 if idle:
                     give(idle.pop())
                 another = self._hire()
-                flying[another.call.remote(_here)] = another, None
+                flying[another.call.remote(self._greet)] = another, None
                 continue
             if not job:
                 del tries[STARTING]  # only in a row do they count
+                self.answers.append(result)
             give(worker)  # before the result is looked at, which may take its reader a while
             if job:
                 yield item, result
@@ -121,17 +135,31 @@ class Crew:
             return []
         while len(self._workers) < num:
             self._hire()
-        answers = {worker.call.remote(_here): worker for worker in self._workers[:num]}
+        answers = {worker.call.remote(self._greet): worker for worker in self._workers[:num]}
         there, _ = ray.wait(list(answers), num_returns=len(answers), timeout=PLACED_WITHIN_S)
         if not there:
             there, _ = ray.wait(list(answers), num_returns=1)
         for answer, worker in answers.items():
             if answer not in there:
                 self._dismiss(worker)
-        return [answers[answer] for answer in there]
+        started = []
+        for answer in there:
+            try:
+                self.answers.append(_result(answer, "a start"))
+                started.append(answers[answer])
+            except LOST:
+                self._dismiss(answers[answer])
+        if not started:
+            raise StoppedEarly(
+                "every worker died when it started: the machine is out of memory, or ill"
+            )
+        return started
 
     def _hire(self) -> Any:
-        worker = ray.remote(num_cpus=1)(_Worker).remote()
+        if not self._workers:
+            wait_for([Need("a cohort", 1, 1.0)], "one node needs a core")
+        started_with = {"env_vars": self._environment} if self._environment else {}
+        worker = ray.remote(num_cpus=1, runtime_env=started_with)(_Worker).remote()
         self._workers.append(worker)
         return worker
 
@@ -162,6 +190,4 @@ def _killed(what: str, error: BaseException) -> StoppedEarly:
 
 
 def _cores() -> int:
-    slots = int(ray.cluster_resources().get("CPU", 1.0))
-    alive = sum(1 for node in ray.nodes() if node["Alive"])
-    return max(1, min(slots, os.cpu_count() or 1) if alive == 1 else slots)
+    return max(1, int(ray.cluster_resources().get("CPU", 1.0)))

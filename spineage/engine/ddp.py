@@ -21,9 +21,17 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
+from spineage.engine.causes import plain_bad_study
+from spineage.engine.labels import Labels
+from spineage.engine.places import Need, Tell, aloud, wait_for
+from spineage.engine.quiet import in_a_sentence
+
 STATE = "state.pt"
+MAX_FAILURES = 4
+"""In all of a training: lost workers and nodes, but also a bug that is met again each time."""
 
 Report = Callable[[dict[str, float]], None]
 
@@ -99,8 +107,8 @@ class Alone:
 
 
 class InRay:
-    """One of several workers, inside Ray Train. `board` hears rank 0's reports and what any
-    worker tells, where somebody listens."""
+    """One of several workers, inside Ray Train. `board` hears how many there are, rank 0's reports and what
+    any worker tells, where somebody listens."""
 
     def __init__(self, board: Queue | None) -> None:
         context = ray.train.get_context()
@@ -108,6 +116,8 @@ class InRay:
         self.device = ray.train.torch.get_device()
         self.owns_process = True
         self._board = board
+        if self.rank == 0 and board is not None:
+            board.put(f"training on {self.size} {'worker' if self.size == 1 else 'workers'}")
 
     def wrap(self, model: nn.Module) -> nn.Module:
         wrapped: nn.Module = ray.train.torch.prepare_model(model)
@@ -141,63 +151,105 @@ class InRay:
             self._board.put(metrics)
 
 
+class _Lost(ray.train.UserCallback):
+    """Says on the board that workers died: Ray Train takes the run up from its last checkpoint in silence."""
+
+    def __init__(self, board: Queue) -> None:
+        self._board = board
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        ranks = [str(rank) for rank in sorted(worker_exceptions)]
+        self._board.put(
+            f"training failed on worker {', '.join(ranks)}; its last checkpoint is kept"
+        )
+
+
+def _scaling(
+    workers: tuple[int, int], gpus_per_worker: float, labels: Labels
+) -> ray.train.ScalingConfig:
+    least, most = workers
+    takes = {"CPU": 1.0, "GPU": gpus_per_worker} if gpus_per_worker else None
+    options: dict[str, Any] = {  # mypy knows the first version of Ray Train
+        "num_workers": least if least == most else workers,
+        "use_gpu": gpus_per_worker > 0,
+        "resources_per_worker": takes,
+        "label_selector": dict(labels) or None,
+    }
+    return ray.train.ScalingConfig(**options)
+
+
 def fit(
     loop: Loop,
     config: dict[str, Any],
     *,
-    num_workers: int,
-    use_gpu: bool = False,
+    workers: tuple[int, int],
+    gpus_per_worker: float = 0.0,
+    labels: Labels | None = None,
     storage: str,
     name: str,
-    max_failures: int = 2,
     report_to: Report | None = None,
-    callbacks: list[Any] | None = None,
+    tell: Tell = aloud,
 ) -> Fitted:
-    """Run an importable loop on `num_workers` processes and return its end; 0 is here, keeping nothing.
+    """Run an importable loop on several processes and return its end; 0 is here, keeping nothing.
+
+    workers: at least and at most. Of a range Ray starts as many as the nodes hold, goes on with fewer when
+    one is lost (MAX_FAILURES times), and with more when one comes; each time all begin at the last
+    checkpoint.
+    gpus_per_worker: 0 is the CPU; 0.5 shares a GPU between two. labels: of the nodes to run on.
+    report_to hears metrics; where it is given, `tell` hears on how many workers the loop starts, and of
+    workers that failed.
 
     `name` on `storage` must stand for the whole recipe: the same again goes on where the last run
     stopped, and once finished trains nothing and returns what it had. The loop must keep a state with its
     last report.
     """
-    if num_workers == 0:
+    if workers == (0, 0):
         alone = Alone(
-            report_to or (lambda metrics: None), device=torch.device("cuda" if use_gpu else "cpu")
+            report_to or (lambda metrics: None),
+            device=torch.device("cuda" if gpus_per_worker else "cpu"),
         )
         loop(alone, config)
         assert alone.state is not None, "the loop kept no state"
         return Fitted(alone.metrics, alone.state)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    with _listening(report_to) as board:
+    least = Need("training", workers[0], 1.0, gpus_per_worker, labels or {})
+    wait_for([least], "train with fewer workers")
+    with _listening(report_to, tell) as board:
+        callbacks: list[Any] = [_Lost(board)] if board is not None else []
         trainer = ray.train.torch.TorchTrainer(
             _run_loop,
             train_loop_config={"loop": loop, "config": config, "board": board},
-            scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+            scaling_config=_scaling(workers, gpus_per_worker, labels or {}),
             run_config=ray.train.RunConfig(
                 name=name,
                 storage_path=storage,
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-                failure_config=ray.train.FailureConfig(max_failures=max_failures),
-                callbacks=callbacks or [],
+                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=callbacks,
             ),
         )
-        result = trainer.fit()
+        with plain_bad_study():
+            result = trainer.fit()
     assert result.checkpoint is not None, "the loop kept no state"
     state = read_state(result.checkpoint)
     return Fitted(state.pop("metrics"), state)
 
 
 def _run_loop(config: dict[str, Any]) -> None:
-    config["loop"](InRay(config["board"]), config["config"])
+    with in_a_sentence("training"):
+        config["loop"](InRay(config["board"]), config["config"])
 
 
 @contextmanager
-def _listening(report_to: Report | None) -> Iterator[Queue | None]:
-    """A board that workers write their reports on, read aloud to `report_to` while the run goes on."""
+def _listening(report_to: Report | None, tell: Tell) -> Iterator[Queue | None]:
+    """A board that workers write reports and sentences on, read aloud while the run goes on. It is on this
+    node: a run does not end because another is lost."""
     if report_to is None:
         yield None
         return
-    board = Queue(actor_options={"num_cpus": 0})
-    reader = threading.Thread(target=_read_aloud, args=(board, report_to), daemon=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    reader = threading.Thread(target=_read_aloud, args=(board, report_to, tell), daemon=True)
     reader.start()
     try:
         yield board
@@ -207,9 +259,12 @@ def _listening(report_to: Report | None) -> Iterator[Queue | None]:
         board.shutdown()
 
 
-def _read_aloud(board: Queue, report_to: Report) -> None:
-    while (metrics := board.get()) is not None:
-        report_to(metrics)
+def _read_aloud(board: Queue, report_to: Report, tell: Tell) -> None:
+    while (said := board.get()) is not None:
+        if isinstance(said, str):
+            tell(said)
+        else:
+            report_to(said)
 
 
 def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 Ray Data has no row-level quarantine, and retries a row that kills its process for ever: so the worker turns
 BadScan into a fault row, blocks hold one row, errored blocks are dropped, and what is missing afterwards is
-passed through a second time, then row by row. What is still missing crashed.
+passed through a second time, then row by row. What is still missing crashed. An exception that nobody
+declared may be of an ill device, so its row is tried again by another process; met again, it is a bug, whose
+type and place are kept.
 
 A row crosses between steps as one opaque cell: arrow would promote dtypes and null-type empty columns.
 """
@@ -14,31 +16,44 @@ import math
 import os
 import pickle
 import re
-import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import ray
 import ray.data
+import ray.data.exceptions
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.metrics import Counter as Metric
 from ray.util.metrics import Gauge
 
+from spineage.engine.labels import Labels
+from spineage.engine.places import LostPlaces, Need, Watch, aloud, cores, on_gpus, share_of_cores
+from spineage.engine.quiet import in_a_sentence, quieten_data
 from spineage.errors import BadScan, BadStudy, DeviceFault, StoppedEarly
+from spineage.unexpected import as_unexpected, describe, type_and_place
 
 Row = dict[str, Any]
 Key = tuple[str, str]
 BUSY = "_busy"
 """In a row: when the step that the run is measured by began and ended it, seconds of the epoch."""
+STOP = "_stop"
+"""In a row: the sentence of a BadStudy that a worker met; it holds for every scan, so the run stops."""
 MAX_ALONE = 16
 """Rows left after two passes are tried alone: a scan that kills its worker takes neighbours with it."""
+BLOCKS_A_WORKER = 4
+"""At least so many for each, that none idles while another has a block of many rows left."""
+START_S = 600.0
+"""For workers to start, with weights that come from afar."""
+WINDOW = 16_384
+"""Blocks of a pass at a time: the driver holds a reference to each, however many rows a run has."""
 ORDINARY_VOXELS = 10_000_000
 """A whole spine of 20 slices at 0.9 mm has 7 million."""
 BYTES_A_WORKER = 5 * 4 * ORDINARY_VOXELS
@@ -51,6 +66,7 @@ class Step:
     """One link of a chain. `make(**kwargs)` runs once in each of `workers` actors and serves rows.
 
     deadline_s: for a scan of ORDINARY_VOXELS or fewer; a larger one has as many times more.
+    labels: of the nodes that its workers may be on, as Ray's label selectors.
     is_measured: it holds the scarce device, whose idle time a run is judged by; one step at most.
     """
 
@@ -61,11 +77,17 @@ class Step:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     deadline_s: float = 600.0
+    labels: Labels = field(default_factory=dict)
     is_measured: bool = False
+
+    @property
+    def cpus(self) -> float:
+        """Cores of a worker; one on a GPU is placed by that alone."""
+        return 0.0 if self.num_gpus else self.num_cpus
 
 
 @dataclass(frozen=True)
-class Limits:
+class StopRule:
     """When a run gives up: the same fault in more than this share of the scans seen."""
 
     max_fault_fraction: float = 1.0
@@ -80,61 +102,126 @@ def run_rows(
     rows_per_block: int = 1,
     rows_per_part: int = 1,
     bytes_a_worker: int = BYTES_A_WORKER,
-    limits: Limits | None = None,
+    stop_rule: StopRule | None = None,
     say: Callable[[int, int], None] = lambda done, total: None,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = aloud,
+    hear: Callable[[Key, str, str], None] = lambda key, code, message: None,
 ) -> Counter[str]:
     """Pass every row of the manifest through the steps and into the sink; count how each ended.
 
     A manifest row has scan_id and source_digest; with num_voxels large scans go first, so that none is left
     over when the others are done. The sink gets a list of rows (finished ones, and fault rows with stage,
     code, message) and writes them; it must be idempotent. `tell` hears what share of the time the measured
-    step was at work. What waits between steps is held to `bytes_a_worker` of all workers together, however
+    step was at work, and what is waited for. `hear` hears each fault: key, code, and of a bug its type and
+    place. What waits between steps is held to `bytes_a_worker` of all workers together, however
     many rows there are. Returns {"ok": n, code: n, ...}.
-    Raises StoppedEarly when one fault code passes the limit, and BadStudy when a worker cannot be made.
+    Raises StoppedEarly when one fault code passes the limit, and BadStudy when a worker cannot be made or
+    meets one (a disk that is full).
     """
-    tally = _Tally(len(manifest), limits or Limits(), say)
+    tally = _Tally(len(manifest), stop_rule or StopRule(), say, hear)
+    steps = _on_gpus(steps, tell)
     room = bytes_a_worker * sum(step.workers for step in (*steps, sink))
+    chain = _Chain(steps, sink, rows_per_part, room, tell)
     manifest = sorted(manifest, key=lambda row: -row.get("num_voxels", 0))
-    for num_rows in (rows_per_block, 1):
-        if left := tally.left(manifest):
-            _pass(left, steps, sink, num_rows, rows_per_part, room, tally)
+    for is_last, num_rows in ((False, rows_per_block), (True, 1)):
+        left = tally.left(manifest)
+        num_rows = min(num_rows, max(1, len(left) // (BLOCKS_A_WORKER * _most_workers(steps))))
+        for start in range(0, len(left), num_rows * WINDOW):
+            _pass(chain, left[start : start + num_rows * WINDOW], num_rows, is_last, tally)
     for row in tally.left(manifest)[:MAX_ALONE]:
-        _pass([row], steps, sink, 1, 1, room, tally)
+        _pass(replace(chain, rows_per_part=1), [row], 1, True, tally)
     crashed = tally.left(manifest)
     if crashed:
-        message = (
-            "its worker died or raised an undeclared error: out of memory, native code or a bug"
-        )
+        message = "its worker died each time: out of memory, or native code that gave up"
         rows = [_fault(row, "engine", BadScan("crashed", message)) for row in crashed]
         sink.make(**sink.kwargs)(rows)
         for row in rows:
-            tally.add((*_key(row), row["code"]))
+            tally.add((*_key(row), row["code"], ""))
     for step in steps:
         if step.is_measured and (share := tally.busy_share(step.workers)):
             tell(f"{step.name}: {step.workers} workers busy {share:.0%} of the time")
     return tally.counts
 
 
+@dataclass(frozen=True)
+class _Chain:
+    """What every pass of a run has: room is bytes of the object store."""
+
+    steps: Sequence[Step]
+    sink: Step
+    rows_per_part: int
+    room: int
+    tell: Callable[[str], None]
+
+
 def _pass(
-    rows: Sequence[Row],
-    steps: Sequence[Step],
-    sink: Step,
-    per_block: int,
-    per_part: int,
-    room: int,
-    tally: _Tally,
+    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, tally: _Tally
 ) -> None:
-    for outcome, began, ended in _one_pass(rows, steps, sink, per_block, per_part, room):
-        tally.add(outcome, began, ended)
-    gc.collect()  # actors of a crashed pass hold their GPUs until collected
+    """Serve the rows once. is_last: an error that nobody declared is a bug, and no reason to try again.
+
+    When nodes are lost that the workers need, or nothing ends for too long, what is left is served anew by
+    workers that are placed anew, as long as some rows end in between.
+    """
+    while rows:
+        before = len(tally.done)
+        try:
+            _serve_once(chain, rows, rows_per_block, is_last, tally)
+            return
+        except LostPlaces:
+            chain.tell("a node was lost: what is left is served by workers on those that are there")
+        except ray.data.exceptions.ExecutionTimeoutError:
+            if len(tally.done) == before:
+                raise StoppedEarly(
+                    f"no scan has ended for {_patience_s(chain.steps, rows):.0f} s: the cluster is ill, or "
+                    "workers take longer to start; what is done is kept"
+                ) from None
+            chain.tell("nothing ends any more: what is left is served by new workers")
+        finally:
+            gc.collect()  # actors of a crashed pass hold their GPUs until collected
+        rows = tally.left(rows)
+
+
+def _serve_once(
+    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, tally: _Tally
+) -> None:
+    chain = replace(chain, steps=_on_gpus(chain.steps, chain.tell))
+    needs = _needs([*chain.steps, chain.sink])
+    share = share_of_cores(needs, chain.tell)
+    outcomes = _outcomes(chain, rows, rows_per_block, is_last, share)
+    # closed while Ray is there: left to the collector, it would talk of handles after the last line
+    with Watch(needs, share) as watch, closing(outcomes):
+        while True:
+            with watch.waiting():
+                found = next(outcomes, None)
+            if found is None:
+                return
+            outcome, began, ended, stop = found
+            if stop:
+                raise BadStudy(stop)
+            tally.add(outcome, began, ended)
+
+
+def _patience_s(steps: Sequence[Step], rows: Sequence[Row]) -> float:
+    """How long nothing may end: the longest deadline of these rows, and a start of workers."""
+    largest = max(row.get("num_voxels", 0) for row in rows)
+    return max(_deadline_s(step, largest) for step in steps) + START_S
+
+
+def _deadline_s(step: Step, num_voxels: int) -> float:
+    return step.deadline_s * max(1.0, num_voxels / ORDINARY_VOXELS)
 
 
 class _Tally:
     """What the driver holds: keys and counts, never rows."""
 
-    def __init__(self, total: int, limits: Limits, say: Callable[[int, int], None]) -> None:
-        self.total, self.limits, self.say = total, limits, say
+    def __init__(
+        self,
+        total: int,
+        stop_rule: StopRule,
+        say: Callable[[int, int], None],
+        hear: Callable[[Key, str, str], None],
+    ) -> None:
+        self.total, self.stop_rule, self.say, self.hear = total, stop_rule, say, hear
         self.done: set[Key] = set()
         self.counts: Counter[str] = Counter()
         self.busy_s, self.began, self.ended = 0.0, math.inf, 0.0
@@ -147,9 +234,11 @@ class _Tally:
         """Of the time from the first row's begin to the last row's end."""
         return self.busy_s / (num_workers * (self.ended - self.began)) if self.busy_s else 0.0
 
-    def add(self, outcome: tuple[str, str, str], began: float = 0.0, ended: float = 0.0) -> None:
+    def add(
+        self, outcome: tuple[str, str, str, str], began: float = 0.0, ended: float = 0.0
+    ) -> None:
         """Count one scan; began and ended are 0 when it never reached the measured step."""
-        scan_id, source_digest, code = outcome
+        scan_id, source_digest, code, message = outcome
         if ended:
             self.busy_s += ended - began
             self.began, self.ended = min(self.began, began), max(self.ended, ended)
@@ -157,81 +246,106 @@ class _Tally:
             return
         self.done.add((scan_id, source_digest))
         self.counts[code or "ok"] += 1
+        if code:
+            self.hear((scan_id, source_digest), code, message)
         self.say(len(self.done), self.total)
         seen, same = len(self.done), self.counts[code]
-        if code and seen >= self.limits.min_scans and same > self.limits.max_fault_fraction * seen:
+        if (
+            code
+            and seen >= self.stop_rule.min_scans
+            and same > self.stop_rule.max_fault_fraction * seen
+        ):
             raise StoppedEarly(
                 f"stopped early: {same} of {seen} scans ended as {code}, more than the allowed "
-                f"{self.limits.max_fault_fraction:.0%}; look at the faults table, or raise "
+                f"{self.stop_rule.max_fault_fraction:.0%}; look at the faults table, or raise "
                 "cluster.max_fault_fraction"
             )
 
 
-def _one_pass(
-    rows: Sequence[Row],
-    steps: Sequence[Step],
-    sink: Step,
-    rows_per_block: int,
-    rows_per_part: int,
-    room: int,
-) -> Iterator[tuple[tuple[str, str, str], float, float]]:
-    """Outcomes (scan_id, source_digest, code) with begin and end of the measured step."""
+def _outcomes(
+    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, share: float
+) -> Generator[tuple[tuple[str, str, str, str], float, float, str]]:
+    """Outcomes (scan_id, source_digest, code, message) with begin and end of the measured step, and STOP."""
+    quieten_data()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = _patience_s([*chain.steps, chain.sink], rows)
     context.execution_options.preserve_order = False
     context.execution_options.resource_limits = ray.data.ExecutionResources(
-        object_store_memory=room
+        object_store_memory=chain.room
     )
-    budget = ray.cluster_resources().get("CPU", 1.0)
-    share = _fit(steps, sink, budget)
     cells = [{"cell": pickle.dumps(row)} for row in rows]
-    data: ray.data.Dataset = ray.data.from_items(
-        cells, override_num_blocks=max(1, len(cells) // 256)
-    )
-    data = data.repartition(target_num_rows_per_block=rows_per_block)
+    # The driver makes the blocks: Ray's repartition is a task of one whole core, which a small cluster whose
+    # cores the actors hold never gives it.
+    num_blocks = math.ceil(len(cells) / rows_per_block)
+    data: ray.data.Dataset = ray.data.from_items(cells, override_num_blocks=num_blocks)
     with warnings.catch_warnings():
         # Ray 2.60 deprecates the only way to bound retries (max_task_retries) and names no other.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        for step in steps:
+        for step in chain.steps:
             serve: Any = _Serve  # ray types callables, not classes
-            data = data.map(serve, fn_constructor_kwargs={"step": step}, **_placement(step, share))
+            made = {"step": step, "is_last": is_last}
+            data = data.map(
+                serve, fn_constructor_kwargs=made, **_placement(step, share, num_blocks)
+            )
         data = data.map_batches(
-            _Write, batch_size=rows_per_part, batch_format="numpy",
-            fn_constructor_kwargs={"step": sink}, **_placement(sink, share),
+            _Write, batch_size=chain.rows_per_part, batch_format="numpy",
+            fn_constructor_kwargs={"step": chain.sink}, **_placement(chain.sink, share, num_blocks),
         )  # fmt: skip
     try:
         for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-            outcomes = zip(batch["scan_id"], batch["source_digest"], batch["code"], strict=True)
-            yield from zip(outcomes, batch["began"], batch["ended"], strict=True)
+            columns = (batch[name] for name in ("scan_id", "source_digest", "code", "message"))
+            outcomes = zip(*columns, strict=True)
+            yield from zip(outcomes, batch["began"], batch["ended"], batch["stop"], strict=True)
     except ray.exceptions.ActorDiedError as error:
         if sentence := re.search(r"BadStudy: (.+)", str(error)):
             raise BadStudy(f"a worker could not start: {sentence[1]}") from None
         raise
 
 
-def _fit(steps: Sequence[Step], sink: Step, budget: float) -> float:
-    """The factor that lets the whole chain run at once and leaves a core for Ray's own tasks."""
-    wanted = sum(step.num_cpus * step.workers for step in (*steps, sink))
-    return min(1.0, max(budget - 1.0, 0.5) / wanted)
+def _most_workers(steps: Sequence[Step]) -> int:
+    return max((step.workers for step in steps), default=1)
 
 
-def _placement(step: Step, share: float) -> dict[str, Any]:
+def _pool(step: Step, num_blocks: int) -> ray.data.ActorPoolStrategy:
+    """No more workers than blocks. On cores they come and go with the work: the last scans of a run hold few.
+    Ray lets no pool on GPUs grow (#59144), so one keeps its size."""
+    most = min(step.workers, num_blocks)
+    return ray.data.ActorPoolStrategy(
+        min_size=most if step.num_gpus else 1, max_size=most, initial_size=most,
+        max_tasks_in_flight_per_actor=2,
+    )  # fmt: skip
+
+
+def _needs(steps: Sequence[Step]) -> list[Need]:
+    return [Need(step.name, step.workers, step.cpus, step.num_gpus, step.labels) for step in steps]
+
+
+def _on_gpus(steps: Sequence[Step], tell: Callable[[str], None]) -> list[Step]:
+    """The steps with as many workers as the cluster's GPUs hold."""
+    fitting = on_gpus(_needs(steps), tell)
+    return [replace(s, workers=need.workers) for s, need in zip(steps, fitting, strict=True)]
+
+
+def _placement(step: Step, share: float, num_blocks: int) -> dict[str, Any]:
     return {
-        "compute": ray.data.ActorPoolStrategy(size=step.workers, max_tasks_in_flight_per_actor=2),
-        "num_cpus": round(step.num_cpus * share, 4) if not step.num_gpus else 0.0,
+        "compute": _pool(step, num_blocks),
+        "num_cpus": cores(step.cpus, share),
         "num_gpus": step.num_gpus or None,
+        "label_selector": dict(step.labels) or None,
         "max_restarts": -1,
         "max_task_retries": 1,
     }
 
 
 class _Serve:
-    """The actor: one step, rows in, rows out."""
+    """The actor: one step, rows in, rows out. is_last: nobody else will try these rows."""
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
-        self._serve = step.make(**step.kwargs)
+    def __init__(self, step: Step, is_last: bool = False) -> None:
+        self._step, self._is_last = step, is_last
+        with in_a_sentence(step.name or "a step"):
+            self._serve = step.make(**step.kwargs)
         self._thread = ThreadPoolExecutor(1)
         self._is_unfit = False
         self._busy = Metric("spineage_busy_s", "seconds a step was at work", ("step",))
@@ -261,32 +375,47 @@ class _Serve:
 
     def _answer(self, row: Row) -> Row:
         name = self._step.name or self._step.make.__name__
-        deadline_s = self._step.deadline_s * max(1.0, row.get("num_voxels", 0) / ORDINARY_VOXELS)
+        deadline_s = _deadline_s(self._step, row.get("num_voxels", 0))
+        answer = self._thread.submit(self._serve, row)
         try:
-            return self._thread.submit(self._serve, row).result(deadline_s)
+            return answer.result(deadline_s)
         except DeviceFault as fault:
             self._is_unfit = True
             return _fault(row, name, fault)
         except BadScan as fault:
             return _fault(row, name, fault)
-        except Late:
-            self._is_unfit = True  # a thread still holds the device
-            message = f"took longer than {deadline_s:g} s; the worker was replaced"
-            return _fault(row, name, BadScan("deadline", message))
-        except Exception:
+        except BadStudy as error:
+            return {**_fault(row, name, BadScan("crashed", "the run stopped")), STOP: str(error)}
+        except Exception as error:
+            if isinstance(error, Late) and not answer.done():
+                self._is_unfit = True  # a thread still holds the device
+                message = f"took longer than {deadline_s:g} s; the worker was replaced"
+                return _fault(row, name, BadScan("deadline", message))
             self._is_unfit = True  # a bug, or a device whose errors have no name of their own
-            raise
+            if not self._is_last:
+                raise as_unexpected(error, name) from None  # Ray prints and logs what it says
+            if isinstance(error, TimeoutError | ConnectionError):
+                message = f"a server did not answer ({type(error).__name__})"
+                return _fault(row, name, BadScan("unavailable", message))
+            return _fault(row, name, BadScan("bug", type_and_place(describe(error, name))))
 
 
 class _Write:
     """The last actor: batches of rows in, their outcomes out."""
 
     def __init__(self, step: Step) -> None:
-        self._write = step.make(**step.kwargs)
+        with in_a_sentence(step.name or "writing"):
+            self._write = step.make(**step.kwargs)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         rows = [pickle.loads(cell) for cell in batch["cell"]]
-        self._write(rows)
+        stop = next((row[STOP] for row in rows if STOP in row), "")
+        try:
+            if kept := [row for row in rows if STOP not in row]:
+                with in_a_sentence("writing"):
+                    self._write(kept)
+        except BadStudy as error:
+            stop = str(error)
         began, ended = zip(*(row.get(BUSY, (0.0, 0.0)) for row in rows), strict=True)
         return {
             "began": np.array(began),
@@ -294,6 +423,10 @@ class _Write:
             "scan_id": np.array([row["scan_id"] for row in rows]),
             "source_digest": np.array([row["source_digest"] for row in rows]),
             "code": np.array([row.get("code", "") for row in rows]),
+            "message": np.array(
+                [row["message"] if row.get("code") == "bug" else "" for row in rows]
+            ),
+            "stop": np.array([stop] * len(rows)),
         }
 
 
@@ -310,46 +443,3 @@ def _fault(row: Row, stage: str, fault: BadScan) -> Row:
         "code": fault.code,
         "message": str(fault),
     }
-
-
-def spread(
-    function: Callable[[Any], Any], items: Iterable[Any], *, num_cpus: float = 1.0
-) -> Iterator[Any]:
-    """Call an importable function on every item in parallel tasks; results come as they finish.
-
-    At most four times the cluster's cores are in flight, so memory does not grow with the items.
-    An exception in the function is a bug and is raised here.
-    """
-    remote = ray.remote(num_cpus=num_cpus, max_retries=2)(function)
-    room = max(2, int(4 * ray.cluster_resources().get("CPU", 1.0) / max(num_cpus, 0.25)))
-    flying: list[ray.ObjectRef[Any]] = []
-    for item in items:
-        if len(flying) >= room:
-            ready, flying = ray.wait(flying, num_returns=1)
-            yield ray.get(ready[0])
-        flying.append(remote.remote(item))
-    while flying:
-        ready, flying = ray.wait(flying, num_returns=1)
-        yield ray.get(ready[0])
-
-
-def plain_progress(what: str, *, every_s: float = 5.0) -> Callable[[int, int | None], None]:
-    """A progress function: a line that redraws on a terminal, a line every few seconds in a log.
-
-    It is told how many are done and of how many, None while nobody knows.
-    """
-    started, last = time.monotonic(), [0.0]
-    live = sys.stderr.isatty()
-
-    def say(done: int, total: int | None) -> None:
-        now = time.monotonic()
-        is_last = total is not None and done >= total
-        if not is_last and now - last[0] < (0.2 if live else every_s):
-            return
-        last[0] = now
-        rate = done / max(now - started, 1e-6)
-        text = f"{what}: {done}{'' if total is None else f'/{total}'} ({rate:.2f}/s)"
-        end = "\n" if is_last or not live else "\r"
-        print(text, end=end, file=sys.stderr, flush=True)
-
-    return say

@@ -10,6 +10,9 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
+from spineage.engine.causes import plain_bad_study
+from spineage.engine.quiet import in_a_sentence, quieten_data
+
 Answer = dict[str, Any]
 
 
@@ -26,14 +29,19 @@ def each_group(
     Rows of equal `by` (an integer column) are in one group, `by` modulo `num_groups`; their order is not
     kept. Groups without rows are not called. The driver holds names of parts and answers, never rows.
     """
+    quieten_data()
+    ray.data.DataContext.get_current().max_errored_blocks = (
+        0  # a run of rows before may have set it
+    )
     rows = ray.data.read_parquet(list(parts), filesystem=filesystem)
     numbered = rows.map_batches(partial(_numbered, by, num_groups), batch_format="pyarrow")
     num_partitions = min(num_groups, int(2 * max(1.0, ray.cluster_resources().get("CPU", 1.0))))
     answers = numbered.groupby("group_number", num_partitions=num_partitions).map_groups(
         partial(_called, function), batch_format="pyarrow"
     )
-    for row in answers.iter_rows():
-        yield json.loads(row["answer"])
+    with plain_bad_study():
+        for row in answers.iter_rows():
+            yield json.loads(row["answer"])
 
 
 def _numbered(by: str, num_groups: int, rows: pa.Table) -> pa.Table:
@@ -43,4 +51,6 @@ def _numbered(by: str, num_groups: int, rows: pa.Table) -> pa.Table:
 
 def _called(function: Callable[[int, pa.Table], Answer], rows: pa.Table) -> pa.Table:
     number = int(rows["group_number"][0].as_py())
-    return pa.table({"answer": [json.dumps(function(number, rows.drop_columns("group_number")))]})
+    with in_a_sentence("ingest"):
+        answer = function(number, rows.drop_columns("group_number"))
+    return pa.table({"answer": [json.dumps(answer)]})

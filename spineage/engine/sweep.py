@@ -20,10 +20,16 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from spineage.engine.causes import plain_bad_study
+from spineage.engine.places import Need, wait_for
+from spineage.engine.quiet import in_a_sentence
+
 Report = Callable[[dict[str, float]], None]
 Trial = Callable[[dict[str, Any], Report], None]
 """An importable function of a configuration and a report function; it is called in a process of its own."""
 
+WAITING_BYTES = 1_000_000
+"""What a trial takes that only waits for its own workers; Tune places none that takes nothing."""
 METRIC, TIME = "smooth_mae_years", "epoch"
 
 
@@ -41,24 +47,22 @@ def run_grid(
     *,
     storage: str,
     name: str,
-    cpus_inside: float = 0.0,
-    gpus_inside: float = 0.0,
+    inside: Need | None = None,
     say: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Run the trial once for each configuration, as many at once as the cluster holds.
 
-    cpus_inside, gpus_inside: what each trial's own workers will take. A trial keeps its result itself, so
+    inside: the workers that each trial will start. A trial keeps its result itself, so
     that a run that is killed loses only what was running. An exception in a trial is raised here, after
     the others ended.
     """
-    have = ray.cluster_resources()
-    at_once = [
-        have.get(kind, 0.0) // n
-        for kind, n in (("CPU", 1 + cpus_inside), ("GPU", gpus_inside))
-        if n
-    ]
+    need = inside or Need("a training", 1, 1.0)
+    wait_for([need], "train with fewer workers")
+    have, takes = ray.cluster_resources(), (("CPU", need.cpus), ("GPU", need.gpus))
+    at_once = [have.get(kind, 0.0) // (need.workers * n) for kind, n in takes if n]
+    own: dict[str, float] = {"CPU": 0, "memory": WAITING_BYTES} if inside else {"CPU": 1}
     tuner = tune.Tuner(
-        tune.with_resources(_silently(trial), {"CPU": 1}),
+        tune.with_resources(_silently(trial), own),
         param_space={"config": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(max_concurrent_trials=max(1, int(min(at_once)))),
         run_config=_run_config(storage, name, _Progress(say, len(configs))),
@@ -88,6 +92,7 @@ def search(
     state is a pickle of our own under `storage`: nobody else may write there). With one trial at a time
     it is repeatable by seed.
     """
+    wait_for([Need("a trial", 1, 1.0, gpus)], "lower cluster.gpus_per_worker")
     domains = {
         key: tune.loguniform(low, high) if is_log else tune.uniform(low, high)
         for key, (low, high, is_log) in space.items()
@@ -127,14 +132,16 @@ def search(
 
 def _silently(trial: Trial) -> Callable[[dict[str, Any]], None]:
     def run(drawn: dict[str, Any]) -> None:
-        trial(drawn["config"], lambda metrics: None)
+        with in_a_sentence("a trial"):
+            trial(drawn["config"], lambda metrics: None)
 
     return run
 
 
 def _reporting(trial: Trial, config: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     def run(parameters: dict[str, Any]) -> None:
-        trial({**config, "parameters": parameters}, tune.report)
+        with in_a_sentence("a trial"):
+            trial({**config, "parameters": parameters}, tune.report)
 
     return run
 
@@ -158,5 +165,6 @@ def _run_config(storage: str, name: str, progress: _Progress) -> tune.RunConfig:
 
 def _raise_first(results: tune.ResultGrid) -> tune.ResultGrid:
     for error in results.errors:
-        raise error
+        with plain_bad_study():
+            raise error
     return results

@@ -6,7 +6,6 @@ converters leave in the description stand in for them, and the values are looked
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -23,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spineage.errors import BadScan
-from spineage.io.bounded import inflate_at_most, read_at_most
-from spineage.io.identity import Keyed
-from spineage.io.listing import open_beside, open_bytes
-from spineage.science.series import About, Header, Physics
-from spineage.science.slices import Grid
-from spineage.science.words import words_in
+from spineage.io.files.bounded import inflate_at_most, read_at_most
+from spineage.io.files.listing import open_beside, open_bytes
+from spineage.io.files.seals import check_seal, seal_of
+from spineage.io.people.identity import Keyed
+from spineage.io.people.labels import data_set_above, data_set_beside
+from spineage.science.scan.series import About, Header, Physics, milliseconds_of, modality_of
+from spineage.science.scan.slices import SliceGrid
+from spineage.science.scan.words import words_in
 
 MAX_VOXELS: Final = 250_000_000  # a whole spine at 0.5 mm is 140 million
 MAX_BYTES: Final = 8 * MAX_VOXELS + (1 << 20)  # as float64, and a header with extensions
@@ -47,15 +48,15 @@ def read_header(stream: BinaryIO, location: str, name: str, file_id: str, keyed:
     Raises BadScan unreadable, truncated, too_large, no_geometry, bad_pixels.
     """
     raw = read_at_most(stream, MAX_BYTES)
-    content = hashlib.sha256(raw).hexdigest()
+    content = seal_of([raw], keyed.seal_key)
     image = _parsed(raw)
     sidecar = _sidecar(location)
-    stem = PurePosixPath(name).name.split(".nii")[0]
+    stem = _stem(name)
     described = (
         str(sidecar.get(key, ""))
         for key in ("SeriesDescription", "ProtocolName", "BodyPartExamined")
     )
-    about = _about(stem, content, keyed, sidecar)
+    about = _about(name, content, keyed, sidecar)
     return Header(
         file_id=file_id,
         kind="nifti",
@@ -71,9 +72,18 @@ def read_header(stream: BinaryIO, location: str, name: str, file_id: str, keyed:
     )
 
 
-def read_voxels(location: str) -> tuple[NDArray[np.float32], Grid]:
-    """The scaled voxels [i, j, k] and where they lie. Raises BadScan as read_header does."""
-    image = _parsed(open_bytes(location, MAX_BYTES))
+def read_voxels(
+    location: str, seal: str = "", key: bytes = b""
+) -> tuple[NDArray[np.float32], SliceGrid]:
+    """The scaled voxels [i, j, k] and where they lie.
+
+    seal, key: what `read_header` gave as digest, and the key of it; without one nothing is compared, as for
+    files that no ingest has seen. Raises BadScan as read_header does, and changed_since_ingest.
+    """
+    raw = open_bytes(location, MAX_BYTES)
+    if seal:
+        check_seal(seal_of([raw], key), seal)
+    image = _parsed(raw)
     return _voxels(image), _grid(image)
 
 
@@ -134,7 +144,7 @@ def _silently() -> Iterator[None]:
         logger.disabled = was_disabled
 
 
-def _grid(image: Any) -> Grid:
+def _grid(image: Any) -> SliceGrid:
     """sform, else qform, in millimetres. Raises BadScan no_geometry when neither says where it is."""
     header = image.header
     if not int(header["sform_code"]) and not int(header["qform_code"]):
@@ -145,7 +155,7 @@ def _grid(image: Any) -> Grid:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise BadScan("no_geometry", "the affine is not invertible")
     i, j, k = image.shape[:3]
-    return Grid((int(i), int(j), int(k)), affine)
+    return SliceGrid((int(i), int(j), int(k)), affine)
 
 
 def _voxels(image: Any) -> NDArray[np.float32]:
@@ -205,7 +215,7 @@ def _physics(sidecar: dict[str, Any]) -> Physics:
     """BIDS keeps seconds; what the sidecar does not say is unknown."""
     sequence = str(sidecar.get("ScanningSequence", "")).upper()
     return Physics(
-        modality=str(sidecar.get("Modality", "MR")).upper(),
+        modality=modality_of(str(sidecar.get("Modality", "MR"))),
         sequence=frozenset(re.findall(r"SE|GR|EP|IR", sequence)),
         repetition_ms=_milliseconds(sidecar.get("RepetitionTime")),
         inversion_ms=_milliseconds(sidecar.get("InversionTime")),
@@ -220,7 +230,7 @@ def _echo_ms(sidecar: dict[str, Any], image: Any) -> float | None:
         return from_sidecar
     described = bytes(image.header["descrip"]).decode("ascii", "replace")
     found = re.search(r"TE=([0-9.]+(?:e[+-]?\d+)?)", described)
-    return float(found[1]) if found and float(found[1]) > 0 else None
+    return milliseconds_of(float(found[1])) or None if found else None
 
 
 def _milliseconds(seconds: Any) -> float | None:
@@ -240,14 +250,30 @@ def _described_by_name(stem: str) -> str:
     return " ".join([*(part.split("-", 1)[1] for part in spoken), parts[-1]])
 
 
-def _about(stem: str, content: str, keyed: Keyed, sidecar: dict[str, Any]) -> About:
+def _about(name: str, content: str, keyed: Keyed, sidecar: dict[str, Any]) -> About:
     """Person and exam from the BIDS entities `sub-` and `ses-`; without them a file is its own person."""
-    person = re.search(r"(?:^|_)(sub-[A-Za-z0-9]+)", stem)
-    session = re.search(r"_(ses-[A-Za-z0-9]+)", stem)
+    stem = _stem(name)
+    person = re.search(
+        r"(?:^|_)(sub-[^_]+)", stem
+    )  # all of a label: sub-north-1 is not sub-north-2
+    session = re.search(r"_(ses-[^_]+)", stem)
     who = person[1] if person else f"file:{content}"
     field = sidecar.get("MagneticFieldStrength")
+    person_id = keyed.person(who)
     return About(
-        person_id=keyed.person(who),
+        person_id=person_id,
         exam_id=keyed.exam(f"{who}_{session[1]}" if session else who),
+        label_of=keyed.data_set(person_id, _data_set(name, who)) if person else None,
         field_tesla=float(field) if isinstance(field, int | float) and 0 < field < 20 else None,
     )
+
+
+def _data_set(name: str, label: str) -> str:
+    """The folder in which a `sub-` label is one person's: the one that holds the people's folders, or the
+    files where there are none."""
+    above = data_set_above(name, label)
+    return data_set_beside(name) if above is None else above
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).name.split(".nii")[0]

@@ -1,4 +1,4 @@
-"""Everything the report is made of, gathered once (by `stages/report_evidence.py`) and never changed.
+"""Everything the report is made of, gathered once (by `stages/report/evidence.py`) and never changed.
 
 Optional parts are empty frames or dicts when the study has none; chapters then leave themselves out.
 """
@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spineage.science.figures.anatomy import SagittalSlice
+from spineage.report.figures.anatomy import SagittalSlice
 from spineage.study import Study
 
-KEY = ["scan_id", "source_digest"]
 Key = tuple[str, str]
 
 
@@ -88,6 +87,14 @@ class Evidence:
     records: Mapping[str, Mapping[str, Any]]
     fingerprints: Mapping[str, str]
     segmenter: Mapping[str, Any]
+
+
+def scans_not_drawn(tables: Tables, study: Study) -> set[str]:
+    """Scans with a series whose header says that text is part of the picture, which may be a name."""
+    if study.report.show_burned_in:
+        return set()
+    burned_in = tables.series[tables.series["burned_in"].astype(bool)]
+    return set(burned_in["scan_id"].dropna())
 
 
 def people_shown(tables: Tables, most: int) -> list[str]:

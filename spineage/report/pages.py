@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import spineage
-from spineage.io.page import Chapter, render
-from spineage.report import accuracy, cohort, gap, methods, opening, people, population, road, spine
+from spineage.report.chapters import (
+    accuracy,
+    cohort,
+    gap,
+    methods,
+    opening,
+    people,
+    population,
+    road,
+    spine,
+)
 from spineage.report.evidence import Evidence, Tables
+from spineage.report.page import Chapter, render
 from spineage.report.words import COLOPHON, DISCLAIMER, counted
 from spineage.report.words import phantom_words as words_of
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spineage.report import numbers
-from spineage.report.accuracy import scored_test
-from spineage.report.evidence import KEY, Tables
-from spineage.science.calibrate import one_scan_a_person
+from spineage.report.chapters.accuracy import scored_test
+from spineage.report.evidence import Tables
 from spineage.science.frames import column_of, rows_of
+from spineage.science.gap.bias import one_scan_a_person
+from spineage.science.gap.sample import never_used
+from spineage.tables import KEY
 
 FEWEST_FOR_BAND = 8
 
@@ -35,7 +36,7 @@ class Peers:
         inside = int(
             ((age >= test["interval_low_years"]) & (age <= test["interval_high_years"])).sum()
         )
-        unused = one_scan_a_person(numbers.never_used(tables))
+        unused = one_scan_a_person(never_used(tables.scores))
         gaps = column_of(unused[unused["status"] == "normal"], "sag_years")
         return Peers(gaps, inside, len(test), _disc_bands(tables))
 

@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spineage.engine.rows import plain_progress
+from spineage.engine.places import Need
 from spineage.engine.sweep import run_grid
-from spineage.errors import BadStudy
-from spineage.stages.cohort import status_by
-from spineage.stages.context import Context, digest_of
-from spineage.stages.train import people, roles_of
-from spineage.stages.train import recipe as train_recipe
-from spineage.stages.train_loop import config_of
-from spineage.stages.trials import file_of, train_arm
+from spineage.io.storage.pointers import read_object
+from spineage.run.context import Context, digest_of
+from spineage.run.counts import Counts
+from spineage.run.progress import plain_progress
+from spineage.stages.cohort.stage import status_by
+from spineage.stages.train.loop import config_of
+from spineage.stages.train.stage import people, roles_of
+from spineage.stages.train.stage import recipe as train_recipe
+from spineage.stages.train.trials import file_of, train_arm
 from spineage.study import Train
 
-SCHEMA = 2  # raise it when the same arm gives other numbers
+SCHEMA = 3  # raise it when the same arm gives other numbers
 OWN_RULE = "study"
 
 
@@ -45,46 +47,47 @@ def recipe(context: Context) -> dict[str, Any]:
     return {**train_recipe(context), **context.study.recipe("ablate"), "ablate_schema": SCHEMA}
 
 
-def run(context: Context) -> dict[str, int]:
+def run(context: Context) -> Counts:
     """Train the arms that are not there yet, then publish the table of all."""
     everyone = people(context)
     arms = [_trial(context, everyone, arm) for arm in grid(context)]
     missing = [arm for arm in arms if not context.store.exists(file_of(arm))]
     if missing:
         context.connect()
-        num_workers = context.study.train.num_workers
+        cluster = context.study.cluster
+        num_workers = cluster.train_worker_range[0]
         run_grid(
             train_arm,
             missing,
             storage=context.store.uri("ablate", "tune"),
             name=digest_of([arm["digest"] for arm in missing]),
-            cpus_inside=num_workers,
-            gpus_inside=num_workers * context.study.cluster.gpus_per_worker,
+            inside=Need(
+                "a training", num_workers, 1.0, cluster.gpus_per_worker, cluster.labels_of("train")
+            )
+            if num_workers
+            else None,
             say=plain_progress("ablate"),
         )
     if not context.is_done("ablate"):
-        rows = [json.loads(context.store.read(file_of(arm))) for arm in arms]
+        redo = "remove it and run `spineage ablate` again, which trains that arm anew"
+        rows = [read_object(context.store, file_of(arm), redo) for arm in arms]
         context.publish("ablate", {"ablations": pd.DataFrame(rows)})
-    return {"arms": len(arms), "trained": len(missing)}
+    return Counts({"arms": len(arms), "trained": len(missing)})
 
 
 def grid(context: Context) -> list[Arm]:
     """Every arm: the grid under the study's own rule, then the study's own recipe under each rule."""
     section, base = context.study.ablate, context.study.train
     axes = itertools.product(section.regions, section.losses, section.fractions, section.seeds)
-    try:
-        own = [
-            Arm(
-                Train.model_validate(
-                    {**base.model_dump(), "region": region, "loss": loss, "fraction": fraction}
-                ),
-                seed,
-            )
-            for region, loss, fraction, seed in axes
-        ]
-    except ValueError as error:
-        sentence = " ".join(str(error).split())[:200]
-        raise BadStudy(f"ablate holds what train does not know: {sentence}") from None
+    own = [
+        Arm(
+            Train.model_validate(
+                {**base.model_dump(), "region": region, "loss": loss, "fraction": fraction}
+            ),
+            seed,
+        )
+        for region, loss, fraction, seed in axes
+    ]
     others = [Arm(base, s, rule) for rule, s in itertools.product(section.rules, section.seeds)]
     beside = [Arm(base, seed) for seed in section.seeds] if section.rules else []
     return [*own, *(arm for arm in beside if arm not in own), *others]
@@ -116,8 +119,9 @@ def _trial(context: Context, everyone: pd.DataFrame, arm: Arm) -> dict[str, Any]
         "root": context.store.root,
         "loop": config,
         "row": row,
-        "num_workers": train.num_workers,
-        "use_gpu": context.study.cluster.gpus_per_worker > 0,
+        "num_workers": context.study.cluster.train_worker_range[0],
+        "gpus_per_worker": context.study.cluster.gpus_per_worker,
+        "labels": context.study.cluster.labels_of("train"),
     }
 
 

@@ -7,16 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from spineage.engine.solo import run_alone
+from spineage.engine.tasks import run_alone
 from spineage.errors import BadStudy
-from spineage.io.findings import digest_of_file, read_codebook, read_lifestyle
-from spineage.io.identity import Keyed, load_key
-from spineage.science.associate import estimate_all, out_of_sample
-from spineage.science.conditions import aligned
-from spineage.science.exposures import Exposure, of_conditions, of_lifestyle
-from spineage.stages.context import Context
+from spineage.io.people.identity import Keyed, load_key
+from spineage.io.people.tables import digest_of_file, read_codebook, read_lifestyle
+from spineage.run.context import Context
+from spineage.run.counts import Counts
+from spineage.science.cohort.conditions import aligned
+from spineage.science.gap.associate import estimate_all
+from spineage.science.gap.exposures import Exposure, of_conditions, of_lifestyle
+from spineage.science.gap.sample import people_to_study
 
-SCHEMA = 1
+SCHEMA = 3
 
 
 def recipe(context: Context) -> dict[str, Any]:
@@ -33,24 +35,26 @@ def recipe(context: Context) -> dict[str, Any]:
     }
 
 
-def run(context: Context) -> dict[str, int]:
+def run(context: Context) -> Counts:
     """Estimate, once. Raises BadStudy when nobody out of sample has a SAG."""
     if not context.is_done("associate"):
         _publish(context)
     table = context.read("associations", ["q", "is_small"])
     sample = json.loads(context.asset("associate", "sample.json"))
     not_tested = json.loads(context.asset("associate", "not_tested.json"))
-    return {
-        "people": sample["num_people"],
-        "tested": len(table),
-        "below_q_0.05": int((table.q < 0.05).sum()),
-        "small": int(table.is_small.sum()),
-        "not_tested": len(not_tested),
-    }
+    return Counts(
+        {
+            "people": sample["num_people"],
+            "tested": len(table),
+            "below_q_0.05": int((table.q < 0.05).sum()),
+            "small": int(table.is_small.sum()),
+            "not_tested": len(not_tested),
+        }
+    )
 
 
 def _publish(context: Context) -> None:
-    people = out_of_sample(context.read("scores"))
+    people = people_to_study(context.read("scores"))
     if people.empty:
         raise BadStudy(
             "no scan outside training and validation has a spine age gap: score more scans, or give ages"
@@ -95,7 +99,10 @@ def _exposures(
     if study.inputs.lifestyle:
         keyed = Keyed(load_key(study))
         factors = read_lifestyle(study.inputs.lifestyle, keyed, study.associate.lifestyle)
-        lifestyle, refused = of_lifestyle(factors.reindex(people.person_id).reset_index(drop=True))
+        lifestyle, refused = of_lifestyle(
+            factors.reindex(people.person_id).reset_index(drop=True),
+            are_named=study.associate.lifestyle is not None,
+        )
         found += lifestyle
     return found, refused
 

@@ -7,26 +7,38 @@ new champion.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from spineage.errors import BadStudy
-from spineage.io.bundle import BUNDLE_FILES, DIGEST, Bundle, bundle_files, digest_of_files, mark_of
-from spineage.io.segmenters import read_manifest
-from spineage.io.tracking import open_tracking, tracking_uri
-from spineage.science.appraise import appraise
-from spineage.science.calibrate import AgeBias, calibration_people, fit_age_bias
-from spineage.science.conformal import Intervals, fit_intervals
-from spineage.science.network import load_network
-from spineage.science.score import Familiarity, domain_of, self_test
-from spineage.stages.context import Context, digest_of
+from spineage.errors import NotYet
+from spineage.io.models.bundle import (
+    BUNDLE_FILES,
+    DIGEST,
+    Bundle,
+    bundle_files,
+    digest_of_files,
+    mark_of,
+)
+from spineage.io.models.tracking import open_tracking, tracking_uri
+from spineage.io.storage import pointers
+from spineage.run.context import Context, digest_of
+from spineage.run.counts import Counts
+from spineage.science.gap.appraise import appraise
+from spineage.science.gap.bias import AgeBias, calibration_people, fit_age_bias
+from spineage.science.gap.conformal import Intervals, fit_intervals
+from spineage.science.gap.score import Familiarity, domain_of, self_test
+from spineage.science.network.network import load_network
+from spineage.science.seeds import Stream, rng_of
+from spineage.segmenter.folder import read_manifest
+from spineage.tables import KEY
+from spineage.uris import digest_of_place
 
-SCHEMA = 1
-KEY = ["scan_id", "source_digest"]
+SCHEMA = 2
+BUNDLE_FOLDER = re.compile(r"calibrate/[\w-]+/bundle")
 
 
 def recipe(context: Context) -> dict[str, Any]:
@@ -39,7 +51,7 @@ def recipe(context: Context) -> dict[str, Any]:
     }
 
 
-def run(context: Context) -> dict[str, int]:
+def run(context: Context) -> Counts:
     """Calibrate once; register the bundle wherever this study's registry is, once."""
     if not context.is_done("calibrate"):
         _publish(context)
@@ -52,7 +64,7 @@ def run(context: Context) -> dict[str, int]:
             f"  intervals promise {row.nominal_coverage:.0%}, not {asked:.0%}: "
             f"{row.num_people} people to calibrate on can promise no more"
         )
-    return {"calibration_people": int(row.num_people), "degree": int(row.degree)}
+    return Counts({"calibration_people": int(row.num_people), "degree": int(row.degree)})
 
 
 def _publish(context: Context) -> None:
@@ -67,7 +79,7 @@ def _publish(context: Context) -> None:
         num_bins=section.num_bins,
     )
     files = bundle_files(_bundle(context, predictions, bias, intervals))
-    rng = np.random.default_rng(context.study.seed)
+    rng = rng_of(Stream.LIMITS, context.study.seed)
     metrics = appraise(predictions, bias, intervals, rng=rng)
     context.publish(
         "calibrate",
@@ -100,8 +112,8 @@ def _bundle(
 ) -> Bundle:
     """Everything a scan needs to become a score, from the training stage's files and the fits."""
     weights = context.asset("train", "network.safetensors")
-    told = json.loads(context.asset("train", "network.json"))
-    familiarity = _familiarity(context, told.pop("familiarity"))
+    network = json.loads(context.asset("train", "network.json"))
+    familiarity = _familiarity(context, network.pop("familiarity"))
     used = predictions[predictions["status"] == "normal"]
     trained_on = used[used["split"] == "train"]
     scans = context.read("scans", [*KEY, "is_phantom"]).merge(trained_on[KEY], on=KEY)
@@ -109,7 +121,7 @@ def _bundle(
     cohort = context.fingerprint("cohort")
     return Bundle(
         weights=weights,
-        network={name: told[name] for name in ("channels", "pools", "dropout")},
+        network={name: network[name] for name in ("channels", "pools", "dropout")},
         region=context.study.train.region,
         prepare=context.study.recipe("prepare")["prepare"],
         segmenter={
@@ -130,16 +142,16 @@ def _bundle(
             mark_of(person, cohort): split
             for person, split in zip(used["person_id"], used["split"], strict=True)
         },
-        self_test_years=self_test(load_network(weights, told), context.study.prepare.shape),
+        self_test_years=self_test(load_network(weights, network), context.study.prepare.shape),
     )
 
 
-def _familiarity(context: Context, told: dict[str, Any]) -> Familiarity:
+def _familiarity(context: Context, training_scans: dict[str, Any]) -> Familiarity:
     section = context.study.calibrate
-    usual = float(np.quantile(told["train_distances"], section.max_distance_quantile))
+    usual = float(np.quantile(training_scans["train_distances"], section.max_distance_quantile))
     return Familiarity(
-        np.array(told["mean"], np.float64),
-        np.array(told["precision"], np.float64),
+        np.array(training_scans["mean"], np.float64),
+        np.array(training_scans["precision"], np.float64),
         usual * section.distance_slack,
     )
 
@@ -147,8 +159,7 @@ def _familiarity(context: Context, told: dict[str, Any]) -> Familiarity:
 def note_of(context: Context) -> str:
     """Where it is noted that the bundle is in this study's registry."""
     uri = tracking_uri(context.study.cluster.mlflow, context.store)
-    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    return f"{context.folder('calibrate')}/registered/{name}.json"
+    return f"{context.folder('calibrate')}/registered/{digest_of_place(uri)}.json"
 
 
 def _register(context: Context) -> None:
@@ -178,20 +189,24 @@ def latest_bundle(context: Context) -> tuple[str, str]:
     by the model there is, without training again. Raises BadStudy when the sections that make a model
     (cohort, train, calibrate, seed) have published none.
     """
+    pointer, remedy = _pointer(context), "run `spineage calibrate` again, which writes it anew"
     try:
-        told = json.loads(context.store.read(_pointer(context)))
+        pointed = pointers.read_object(context.store, pointer, remedy)
     except FileNotFoundError:
-        raise BadStudy(
+        raise NotYet(
             "no model has been published with this study's cohort, train and calibrate sections: run "
             "`spineage calibrate` first, or name a model in score.model"
         ) from None
-    return told["folder"], told["digest"]
+    folder, digest = str(pointed.get("folder")), str(pointed.get("digest"))
+    if not BUNDLE_FOLDER.fullmatch(folder) or not pointers.SHA256.fullmatch(digest):
+        raise pointers.damaged(pointer, remedy)
+    return folder, digest
 
 
 def _point(context: Context) -> None:
     digest = context.asset("calibrate", f"bundle/{DIGEST}").decode().strip()
-    told = {"folder": f"{context.folder('calibrate')}/bundle", "digest": digest}
-    context.store.point(_pointer(context), json.dumps(told).encode())
+    target = {"folder": f"{context.folder('calibrate')}/bundle", "digest": digest}
+    context.store.point(_pointer(context), json.dumps(target).encode())
 
 
 def _pointer(context: Context) -> str:

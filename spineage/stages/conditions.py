@@ -13,14 +13,15 @@ from typing import Any
 
 import pandas as pd
 
-from spineage.errors import BadStudy
-from spineage.io.findings import digest_of_file, read_codebook, read_findings
-from spineage.io.identity import Keyed, load_key
-from spineage.science.coding import REMARKS, code
-from spineage.stages.context import Context
+from spineage.io.people.identity import Keyed, load_key
+from spineage.io.people.tables import digest_of_file, read_codebook, read_findings
+from spineage.run.checks import findings_of
+from spineage.run.context import Context
+from spineage.run.counts import Counts
+from spineage.science.cohort.coding import REMARKS, code
 from spineage.tables import CONDITIONS
 
-SCHEMA = 2
+SCHEMA = 3
 NAMED_TERMS = 5
 
 
@@ -35,24 +36,21 @@ def recipe(context: Context) -> dict[str, Any]:
     }
 
 
-def run(context: Context) -> dict[str, int]:
+def run(context: Context) -> Counts:
     """Code the findings. Raises BadStudy when there are none and the cohort's rule needs them."""
-    location = context.study.inputs.findings
-    if not location and context.study.cohort.rule != "everyone":
-        raise BadStudy(
-            "inputs.findings is not set, and cohort.rule 'clusters' needs findings: name the table, "
-            "or set cohort.rule to 'everyone'"
-        )
+    location = findings_of(context.study)
     if not context.is_done("conditions"):
         _publish(context, location)
     table = context.read("conditions", ["num_findings", "num_not_understood"])
     missed = json.loads(context.asset("conditions", "not_understood.json"))
     _say_missed(context, missed)
-    return {
-        "exams": len(table),
-        "exams_with_findings": int((table.num_findings > 0).sum()),
-        "rows_not_understood": sum(e["num_rows"] for e in missed if e["column"] not in REMARKS),
-    }
+    return Counts(
+        {
+            "exams": len(table),
+            "exams_with_findings": int((table.num_findings > 0).sum()),
+            "rows_not_understood": sum(e["num_rows"] for e in missed if e["column"] not in REMARKS),
+        }
+    )
 
 
 def _publish(context: Context, location: str | None) -> None:

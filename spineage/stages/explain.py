@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from spineage.engine.tasks import run_alone
 from spineage.errors import BadStudy
-from spineage.io.bundle import read_bundle
-from spineage.io.tensors import people_of
-from spineage.io.volumes import pack
-from spineage.science.explain import grad_cam, occlusion_years, spread_out
-from spineage.science.network import SpineAgeNet, load_network
-from spineage.stages.context import Context, digest_of
-from spineage.stages.score import choose
+from spineage.io.models.bundle import read_bundle
+from spineage.io.storage.store import Store
+from spineage.io.storage.tensors import people_of
+from spineage.io.storage.volumes import pack
+from spineage.run.context import Context, digest_of
+from spineage.run.counts import Counts
+from spineage.science.gap.sample import not_learned_from
+from spineage.science.network.explain import grad_cam, occlusion_years, spread_out
+from spineage.science.network.network import SpineAgeNet, load_network
+from spineage.stages.score.stage import ChosenBundle, choose
+from spineage.tables import KEY
 
 SCHEMA = 1  # raise it when the same network and scan give another map
-KEY = ["scan_id", "source_digest"]
 
 
 def recipe(context: Context) -> dict[str, Any]:
@@ -31,11 +36,11 @@ def recipe(context: Context) -> dict[str, Any]:
     }
 
 
-def run(context: Context) -> dict[str, int]:
+def run(context: Context) -> Counts:
     """Explain the chosen scans, once."""
     if not context.is_done("explain"):
-        context.publish("explain", {"explanations": _explain(context, chosen_scans(context))})
-    return {"explained": len(context.read("explanations"))}
+        context.publish("explain", {"explanations": _on_worker(context, chosen_scans(context))})
+    return Counts({"explained": len(context.read("explanations"))})
 
 
 def chosen_scans(context: Context) -> pd.DataFrame:
@@ -46,7 +51,7 @@ def chosen_scans(context: Context) -> pd.DataFrame:
     scores = context.read(
         "scores", [*KEY, "person_id", "role", "predicted_years", "age_years", "sag_years"]
     )
-    scores = scores[~scores["role"].isin(["train", "validate"])].sort_values(KEY)
+    scores = not_learned_from(scores).sort_values(KEY)
     scores = scores.drop_duplicates("person_id", ignore_index=True)
     if scores.empty:
         raise BadStudy(
@@ -61,21 +66,47 @@ def chosen_scans(context: Context) -> pd.DataFrame:
     return scores.iloc[chosen].reset_index(drop=True)
 
 
-def _explain(context: Context, scans: pd.DataFrame) -> pd.DataFrame:
-    chosen = choose(context)
-    bundle, _ = read_bundle(context.store, chosen.folder, chosen.digest)
-    model = load_network(bundle.weights, bundle.network)
-    if context.study.cluster.gpus_per_worker > 0:
-        model = model.to("cuda")
-    people = people_of(context.store, context.folder("prepare"), scans.assign(age_years=0.0))
-    rows = [
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to explain some scans. bundle: folder and digest; scans: their keys."""
+
+    root: str
+    bundle: ChosenBundle
+    tensors: str
+    scans: pd.DataFrame
+    device: str
+
+
+def _on_worker(context: Context, scans: pd.DataFrame) -> pd.DataFrame:
+    """The driver's node may have no GPU, and may be small."""
+    context.connect()
+    cluster = context.study.cluster
+    work = Work(
+        context.store.root,
+        choose(context),
+        context.folder_of("tensors"),
+        scans[KEY],
+        cluster.device,
+    )
+    rows = run_alone(
+        explain_scans, work, num_gpus=cluster.gpus_per_worker, labels=cluster.labels_of("predict")
+    )
+    return pd.DataFrame(rows)
+
+
+def explain_scans(work: Work) -> list[dict[str, Any]]:
+    """Rows of `explanations`."""
+    store = Store(work.root)
+    bundle, _ = read_bundle(store, work.bundle.folder, work.bundle.digest)
+    model = load_network(bundle.weights, bundle.network).to(work.device)
+    people = people_of(store, work.tensors, work.scans.assign(age_years=0.0))
+    return [
         {
-            **{name: scans[name].iloc[i] for name in KEY},
+            **{name: work.scans[name].iloc[i] for name in KEY},
             **_explained(model, *people.tensor(i), bundle.region),
         }
-        for i in range(len(scans))
+        for i in range(len(work.scans))
     ]
-    return pd.DataFrame(rows)
 
 
 def _explained(

@@ -5,26 +5,26 @@ Voxels are decoded again from the sources: a mask is small, a volume is not wort
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from spineage.engine.rows import Limits, Step, plain_progress, run_rows
-from spineage.errors import TRANSIENT
-from spineage.io.parquet import read_keys, read_table, write_part
-from spineage.io.parts import PartReader, find_parts
-from spineage.io.store import Store
-from spineage.io.tensors import part_name
-from spineage.io.volumes import mask_from_row, pack, volume_from_cells
-from spineage.science.tensor import make_tensor
-from spineage.stages.context import Context
+from spineage.engine.rows import Step
+from spineage.errors import NotYet
+from spineage.io.storage.index import keys_of
+from spineage.io.storage.parts import PartReader
+from spineage.io.storage.store import Store
+from spineage.io.storage.volumes import mask_from_row, pack, volume_from_cells
+from spineage.run.context import Context
+from spineage.run.counts import Counts
+from spineage.run.fill import fill_missing, lasting_faults, without
+from spineage.science.network.tensor import make_tensor
 from spineage.stages.segment import VOXELS, AssembleStep, assemble_kwargs
 from spineage.study import Prepare, Study
-from spineage.tables import FAULTS, MASKS, TENSORS
+from spineage.tables import KEY, MASKS, TENSORS
 
 SCHEMA = 1  # raise it when the same scan and mask give another tensor
-KEY = ["scan_id", "source_digest"]
 Row = dict[str, Any]
 
 
@@ -37,55 +37,42 @@ def recipe(context: Context) -> dict[str, Any]:
     }
 
 
-def run(context: Context) -> dict[str, int]:
+def run(context: Context) -> Counts:
     """Prepare the scans that have a mask and neither a tensor nor a lasting fault under this address yet."""
-    folder = context.folder("prepare")
-    masks = find_parts(context.store, context.folder("segment"), MASKS)
-    sources = context.read("sources").merge(masks, on=KEY)
-    known = known_keys(context.store, folder)
-    rows = [{str(k): v for k, v in row.items()} for row in sources.to_dict("records")]
-    manifest = [row for row in rows if (row["scan_id"], row["source_digest"]) not in known]
-    counts = {"already": len(sources) - len(manifest)}
-    if not manifest:
-        return counts
-    cluster = context.study.cluster
-    outcomes = run_rows(
-        manifest,
-        steps(context),
-        Step(WriteTensors, {"root": context.store.root, "folder": folder}, num_cpus=0.25),
-        limits=Limits(cluster.max_fault_fraction, cluster.min_scans_before_stop),
-        say=plain_progress("prepare"),
-    )
-    counts["prepared"] = outcomes.pop("ok", 0)
-    return {**counts, **{f"refused:{code}": n for code, n in sorted(outcomes.items())}}
+    sources = context.read("sources", KEY)
+    context.require_scans(len(sources))
+    refused = lasting_faults(context.store, context.folder("segment"))
+    asked = without(sources, set(keys_of(refused)))
+    if asked.empty:
+        raise NotYet(context.why_none("masks"))
 
+    def masked(todo: pd.DataFrame) -> pd.DataFrame:
+        if len(todo) == len(asked):
+            found = context.having("masks", todo, "mask_part")
+        else:
+            found = todo.assign(mask_part=context.parts_of("masks", todo))
+        return context.read("sources").merge(found[found["mask_part"] != ""], on=KEY)
 
-def known_keys(store: Store, folder: str) -> set[tuple[str, str]]:
-    """Scans that this address answers for: tensors, and faults that would come out the same again."""
-    faults = read_table(store, folder, FAULTS, [*KEY, "code"])
-    lasting = faults[~faults["code"].isin(TRANSIENT)]
-    return read_keys(store, folder, TENSORS) | set(
-        zip(lasting["scan_id"], lasting["source_digest"], strict=True)
+    return fill_missing(
+        context, "prepare", TENSORS, "prepared", asked, lambda: [step(context)], ready=masked
     )
 
 
-def steps(context: Context) -> list[Step]:
+def step(context: Context) -> Step:
     """Decode, fetch the mask, prepare: all on CPU."""
     cluster = context.study.cluster
-    kwargs = {
-        "assemble": assemble_kwargs(context.study),
-        "prepare": prepare_kwargs(context.study),
-        "root": context.store.root,
-    }
-    return [
-        Step(
-            FromSources,
-            kwargs,
-            "prepare",
-            workers=cluster.cpu_workers,
-            deadline_s=cluster.deadline_s,
-        )
-    ]
+    return Step(
+        FromSources,
+        {
+            "assemble": assemble_kwargs(context.study),
+            "prepare": prepare_kwargs(context.study),
+            "root": context.store.root,
+        },
+        "prepare",
+        workers=cluster.cpu_workers,
+        deadline_s=cluster.deadline_s,
+        labels=cluster.labels_of("cpu"),
+    )
 
 
 def prepare_kwargs(study: Study) -> dict[str, Any]:
@@ -124,18 +111,5 @@ class FromSources:
         self._masks = PartReader(Store(root), MASKS)
 
     def __call__(self, row: Row) -> Row:
-        mask = self._masks.row(row["part"], row["scan_id"], row["source_digest"])
+        mask = self._masks.row(row["mask_part"], row["scan_id"], row["source_digest"])
         return self._prepare({**self._assemble(row), **mask})
-
-
-class WriteTensors:
-    """One part a scan: training reads scans one at a time, in any order."""
-
-    def __init__(self, root: str, folder: str) -> None:
-        self._store, self._folder = Store(root), folder
-
-    def __call__(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            table = FAULTS if row.get("code") else TENSORS
-            name = part_name(row["scan_id"], row["source_digest"])
-            write_part(self._store, self._folder, table, [row], name)

@@ -4,33 +4,33 @@ scan."""
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 
-from spineage.engine.rows import Limits, Step, plain_progress, run_rows
-from spineage.errors import TRANSIENT, BadStudy, DeviceFault
-from spineage.io import assemble
-from spineage.io.parquet import read_keys, read_table, write_part
-from spineage.io.segmenters import folder_of, read_manifest
-from spineage.io.store import Store
-from spineage.io.volumes import pack, place_to_cells, volume_from_cells, volume_to_cells
-from spineage.science.geometry import Volume
-from spineage.science.levels import Levels, find_levels
-from spineage.science.morphometry import measure
-from spineage.science.named import levels_from_named
-from spineage.science.quality import Limits as QualityLimits
-from spineage.science.quality import assess, refuse_implausible
-from spineage.stages.context import Context
+from spineage.engine.rows import Step
+from spineage.errors import DeviceFault
+from spineage.io.scans import read as assemble
+from spineage.io.storage.volumes import pack, place_to_cells, volume_from_cells, volume_to_cells
+from spineage.run.context import Context
+from spineage.run.counts import Counts
+from spineage.run.fill import fill_missing
+from spineage.science.scan.geometry import Volume
+from spineage.science.spine.levels import Levels, find_levels
+from spineage.science.spine.morphometry import measure
+from spineage.science.spine.named import levels_from_named
+from spineage.science.spine.quality import QualityLimits, assess, refuse_implausible
+from spineage.segmenter.folder import read_manifest, require_usable
 from spineage.study import Study
-from spineage.tables import FAULTS, MASKS
+from spineage.tables import KEY, MASKS
 
 SCHEMA = 4  # raise it when the same volume and weights give other masks
 VOXELS = "voxels"
 LABELS = "labels"
+LOCATIONS = ("stations_json", "seal_key")
+"""What only the step that opens files needs."""
 Row = dict[str, Any]
 Mode = Literal["exact", "fast"]
 
@@ -53,57 +53,14 @@ def recipe(context: Context) -> dict[str, Any]:
     }
 
 
-def require_usable(weights: str) -> None:
-    """A scan is one T2 image, and levels are counted along the canal: raise BadStudy when the model looks at
-    several images together or draws no canal."""
-    manifest = read_manifest(weights)
-    dataset = json.loads((folder_of(weights) / "dataset.json").read_text())
-    channels = dataset.get("channel_names", dataset.get("modality", {}))
-    if len(channels) != 1:
-        raise BadStudy(
-            f"segment.weights: the model looks at {len(channels)} images of a person together "
-            f"({', '.join(channels.values())}) and a scan is one T2 image: name a model of one channel"
-        )
-    if "canal" not in manifest["labels"].values():
-        raise BadStudy(
-            "segment.weights: the model draws no canal, along which levels are counted and whose fluid "
-            "signals are relative to, so every scan would be refused: name a model that draws it"
-        )
-
-
-def run(context: Context) -> dict[str, int]:
-    """Segment the scans that have neither a mask nor a lasting fault under this address yet.
-
-    Returns how many were segmented and refused (by code) in this run, and how many were there already.
-    """
-    sources = context.read("sources")
-    folder = context.folder("segment")
-    known = known_keys(context.store, folder)
-    rows: list[Row] = sources.to_dict("records")  # type: ignore[assignment]
-    manifest = [row for row in rows if (row["scan_id"], row["source_digest"]) not in known]
-    counts = {"already": len(sources) - len(manifest)}
-    if not manifest:
-        return counts
-    cluster = context.study.cluster
-    outcomes = run_rows(
-        manifest,
-        steps(context.study),
-        Step(WriteMasks, {"root": context.store.root, "folder": folder}, num_cpus=0.25),
-        limits=Limits(cluster.max_fault_fraction, cluster.min_scans_before_stop),
-        say=plain_progress("segment"),
-        tell=lambda text: context.say(f"  {text}"),
-    )
-    counts["segmented"] = outcomes.pop("ok", 0)
-    return {**counts, **{f"refused:{code}": n for code, n in sorted(outcomes.items())}}
-
-
-def known_keys(store: Store, folder: str) -> set[tuple[str, str]]:
-    """Scans that this address answers for: masks, and faults that would come out the same again."""
-    faults = read_table(store, folder, FAULTS, ["scan_id", "source_digest", "code"])
-    lasting = faults[~faults.code.isin(TRANSIENT)]
-    return read_keys(store, folder, MASKS) | set(
-        zip(lasting.scan_id, lasting.source_digest, strict=True)
-    )
+def run(context: Context) -> Counts:
+    """Segment the scans that have neither a mask nor a lasting fault under this address yet."""
+    scans = context.read("sources", KEY)
+    context.require_scans(len(scans))
+    return fill_missing(
+        context, "segment", MASKS, "segmented", scans, lambda: steps(context.study),
+        ready=lambda todo: context.read("sources").merge(todo, on=KEY),
+    )  # fmt: skip
 
 
 def steps(study: Study) -> list[Step]:
@@ -117,6 +74,7 @@ def steps(study: Study) -> list[Step]:
             name="segment",
             workers=cluster.cpu_workers,
             deadline_s=cluster.deadline_s,
+            labels=cluster.labels_of("cpu"),
         ),
         Step(
             SegmentStep,
@@ -125,6 +83,7 @@ def steps(study: Study) -> list[Step]:
             workers=cluster.segment_workers,
             num_gpus=cluster.gpus_per_worker,
             deadline_s=cluster.deadline_s,
+            labels=cluster.labels_of("segment"),
             is_measured=True,
         ),
         Step(
@@ -133,6 +92,7 @@ def steps(study: Study) -> list[Step]:
             name="segment",
             workers=cluster.cpu_workers,
             deadline_s=cluster.deadline_s,
+            labels=cluster.labels_of("cpu"),
         ),
     ]
 
@@ -148,7 +108,7 @@ def segment_kwargs(study: Study) -> dict[str, Any]:
         "weights": study.segment.weights,
         "mode": study.segment.mode,
         "mirror": study.segment.mirror,
-        "device": "cuda" if study.cluster.gpus_per_worker else "cpu",
+        "device": study.cluster.device,
     }
 
 
@@ -171,7 +131,7 @@ class AssembleStep:
 
     def __call__(self, row: Row) -> Row:
         volume = assemble.read_scan(row, max_gap_mm=self._max_gap_mm)
-        kept = {key: value for key, value in row.items() if key != "stations_json"}
+        kept = {key: value for key, value in row.items() if key not in LOCATIONS}
         return {**kept, **volume_to_cells(volume, VOXELS)}
 
 
@@ -205,7 +165,9 @@ class SegmentStep:
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
-        from spineage.io.nnunet import load_segmenter  # 4 s to import: only where it is used
+        from spineage.segmenter.predict.predictor import (
+            load_segmenter,  # 4 s to import: only where it is used
+        )
 
         self._segmenter = load_segmenter(weights, device=device, threads=threads, mirror=mirror)
         self._mode: Mode = mode
@@ -222,7 +184,7 @@ class SegmentStep:
 class NameStep:
     """A row with labels gains the columns of `masks`: levels, measures, quality.
 
-    `schema` is what the labels mean (segmenters.SCHEMAS), `limits` the fields of quality.Limits. On CPU: it
+    `schema` is what the labels mean (labels.SCHEMAS), `limits` the fields of quality.Limits. On CPU: it
     takes as long as a GPU takes to segment. Voxels go on only to who needs them.
     """
 
@@ -263,16 +225,3 @@ def mask_columns(image: Volume, levels: Levels, limits: QualityLimits) -> Row:
         **dataclasses.asdict(measured),
         **dataclasses.asdict(quality),
     }
-
-
-class WriteMasks:
-    """One part a scan, so that a run that is killed loses the scan it was at and no other."""
-
-    def __init__(self, root: str, folder: str) -> None:
-        self._store, self._folder = Store(root), folder
-
-    def __call__(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            table = FAULTS if row.get("code") else MASKS
-            name = f"{row['scan_id']}-{row['source_digest'][:12]}"
-            write_part(self._store, self._folder, table, [row], name)

@@ -11,17 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from spineage.engine.rows import plain_progress
 from spineage.engine.sweep import Outcome, search
 from spineage.errors import BadStudy
+from spineage.run.context import Context
+from spineage.run.counts import Counts
+from spineage.run.progress import plain_progress
 from spineage.stages.ablate import OWN_RULE
-from spineage.stages.context import Context
-from spineage.stages.train import people, roles_of
-from spineage.stages.train import recipe as train_recipe
-from spineage.stages.train_loop import config_of
-from spineage.stages.trials import train_trial
+from spineage.stages.train.loop import config_of
+from spineage.stages.train.stage import people, roles_of
+from spineage.stages.train.stage import recipe as train_recipe
+from spineage.stages.train.trials import train_trial
 
-SCHEMA = 2
+SCHEMA = 3
 IS_LOGARITHMIC = {"learning_rate": True, "weight_decay": True, "dropout": False}
 
 
@@ -30,7 +31,7 @@ def recipe(context: Context) -> dict[str, Any]:
     return {**train_recipe(context), **context.study.recipe("sweep"), "sweep_schema": SCHEMA}
 
 
-def run(context: Context) -> dict[str, int]:
+def run(context: Context) -> Counts:
     """Search once; a search that was killed goes on."""
     section = context.study.sweep
     if not context.is_done("sweep"):
@@ -39,7 +40,7 @@ def run(context: Context) -> dict[str, int]:
     found = context.read("ablations", stage="sweep").sort_values("validate_mae_years")
     best = found.iloc[0]
     context.say(f"  best: validation MAE {best.validate_mae_years:.2f} y with {best.parameters}")
-    return {"trials": len(found), "asked": section.num_trials}
+    return Counts({"trials": len(found), "asked": section.num_trials})
 
 
 def _search(context: Context) -> list[Outcome]:
@@ -56,7 +57,7 @@ def _search(context: Context) -> list[Outcome]:
     context.connect()
     return search(
         train_trial,
-        {"loop": config, "use_gpu": study.cluster.gpus_per_worker > 0},
+        {"loop": config, "gpus_per_worker": study.cluster.gpus_per_worker},
         {name: (*getattr(section, name), is_log) for name, is_log in IS_LOGARITHMIC.items()},
         num_trials=section.num_trials,
         max_epochs=study.train.epochs,

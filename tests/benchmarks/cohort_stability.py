@@ -25,29 +25,33 @@ import pandas as pd
 
 from spineage.engine import session
 from spineage.engine.crew import Crew
-from spineage.science.normal import Rule
-from spineage.science.stability import Grid, Sample, run_cell
-from tests.benchmarks.cohort_fit import RECIPE, people
+from spineage.science.cohort.arithmetic import pinned_environment
+from spineage.science.cohort.burden import PARTS
+from spineage.science.cohort.neighbours import enough_for, find_neighbours
+from spineage.science.cohort.stability import DrawGrid, Sample, run_cell
+from spineage.stages.cohort.stage import rule_of
+from spineage.study import Cohort
+from tests.benchmarks.cohort_fit import people
 
 TARGET = 0.85
 
 
-def sample_of(num: int, grid: Grid) -> Sample:
+def sample_of(num: int, grid: DrawGrid) -> Sample:
     matrix_PF = people(num)
     rng = np.random.default_rng(1)
     table = pd.DataFrame(
         {
-            "person_id": [f"p{i:05d}" for i in range(num)],
             "split": np.where(rng.random(num) < 0.55, "train", "test"),
             "age_years": rng.uniform(25, 84, num),
             "sex": rng.choice(["F", "M"], num),
-            "num_findings": (matrix_PF > 0).sum(axis=1),
-            "burden": matrix_PF.sum(axis=1),
             "is_coded": True,
+            "has_disease": False,
+            **dict.fromkeys(PARTS, matrix_PF.sum(axis=1)),
         }
     )
-    rule = Rule("clusters", 0.15, 0.25, 1.25, 1.5, RECIPE)
-    return Sample(table, matrix_PF, rule, tuple(grid.settings), 1)
+    fitted = (table.split == "train").to_numpy()
+    near = find_neighbours(matrix_PF, fitted, enough_for(grid.num_near))
+    return Sample(table, matrix_PF, near, rule_of(Cohort()), tuple(grid.settings), 1)
 
 
 def main() -> None:
@@ -56,26 +60,27 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=24)
     options = parser.parse_args()
     half = options.draws // 2
-    grid = Grid((15,), (5,), (0.05, 0.08), (5,), half, options.draws - half)
+    grid = DrawGrid((15,), (5,), (0.05, 0.08), (5,), half, options.draws - half)
     sample = sample_of(options.people, grid)
     session.connect(num_cpus=4)
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    with Crew(1) as one, Crew(2) as two:
+    pinned = pinned_environment(Cohort().arithmetic)
+    with Crew(1, pinned) as one, Crew(2, pinned) as two:
         for crew in (one, two):
             for _ in range(2):
-                list(crew.each(run_cell, grid.cells[: 2 * crew.num_workers], sample))
+                list(crew.each(run_cell, grid.cells(grid.draws)[: 2 * crew.num_workers], sample))
         for crew in (one, two, two, one):
             started = time.monotonic()
-            done = len(list(crew.each(run_cell, grid.cells, sample)))
+            done = len(list(crew.each(run_cell, grid.cells(grid.draws), sample)))
             seconds[crew.num_workers].append(time.monotonic() - started)
-            assert done == len(grid.cells)
+            assert done == len(grid.cells(grid.draws))
     share = sum(seconds[1]) / sum(seconds[2]) / 2
     print(
         json.dumps(
             {
                 "name": "cohort_stability",
                 "people": options.people,
-                "cells": len(grid.cells),
+                "cells": len(grid.cells(grid.draws)),
                 "seconds": {str(n): [round(s, 1) for s in runs] for n, runs in seconds.items()},
                 "share_of_ideal": round(share, 3),
                 "cores": os.cpu_count(),

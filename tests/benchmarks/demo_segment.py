@@ -64,8 +64,8 @@ def serve(num_scans: int) -> None:
     import sys
     import time
 
-    from spineage.io.nnunet import load_segmenter
     from spineage.science.phantom import PhantomRecipe, draw_population, render
+    from spineage.segmenter.predict.predictor import load_segmenter
 
     recipe = PhantomRecipe(num_people=num_scans, seed=99, repeat_share=0.0)
     images = [render(exam, recipe).image for exam in draw_population(recipe)]

@@ -10,7 +10,7 @@ there, keys every id, and writes the result to storage. Rounds alternate; Ray is
 of them, so each is converted once (1.37 to 0.82 ms a file). Then all that slices of a series have in common
 is taken from the slice before when its bytes are the same (0.81 to 0.62 ms). The ratio stayed at 1.44 to
 1.50, with chunks of 256 files and of 64 alike: two workers gain less than their time a file promises.
-2026-11-24: 3.47. A slice is known by the one before without a parser (`io/dicom_alike.py`: 1.26 to 0.51 ms of
+2026-11-24: 3.47. A slice is known by the one before without a parser (`io/dicom/alike.py`: 1.26 to 0.51 ms of
 processor time a file, the plain loop's 1.44), and a header is read in one piece (1.26 to 1.07 ms by itself).
 """
 
@@ -29,13 +29,13 @@ os.environ["SPINEAGE_KEY"] = "a key for benchmarks only"
 import pydicom
 
 from spineage.engine import session
-from spineage.io.dicom import TAGS
-from spineage.io.identity import Keyed, load_key
-from spineage.io.listing import list_input
-from spineage.stages import phantom
-from spineage.stages.context import Context
-from spineage.stages.ingest_scan import scan_headers
+from spineage.io.dicom.header import TAGS
+from spineage.io.files.listing import list_input
+from spineage.io.people.identity import Keyed, load_key
+from spineage.run.context import Context
+from spineage.stages.ingest.scan import scan_headers
 from spineage.study import Inputs, Study
+from spineage.verbs import phantom
 
 TARGET_RATIO = 2.0
 

@@ -22,9 +22,9 @@ import numpy as np
 import yaml
 from pydicom.dataset import FileDataset
 
-from spineage.science.geometry import Volume
+from spineage.science.scan.geometry import Volume
 from tests.benchmarks.driver_memory import peak_mib
-from tests.stages.dicom_makers import write_enhanced
+from tests.made.dicom_makers import write_enhanced
 
 TARGET = 1.2
 STATIONS = ("neck", "chest", "loin")

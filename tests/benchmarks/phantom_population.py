@@ -15,7 +15,7 @@ import time
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from spineage.stages import phantom
+from spineage.verbs import phantom
 
 TARGET_SECONDS = 60
 

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from spineage.science.geometry import Volume
+from spineage.science.scan.geometry import Volume
 from tests.benchmarks.segment_by_nnunet import by_predictor, predictor_of
 
 _KEPT: list[nnUNetPredictor] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from spineage.io.nnunet import Segmenter, segmenter_of
-from spineage.science.labels import SEMANTIC
+from spineage.science.spine.labels import SEMANTIC
+from spineage.segmenter.predict.predictor import Segmenter, segmenter_of
 from tests.benchmarks.segment_plans import CONFIGURATION, NUM_CLASSES, dataset_of
 
 

@@ -12,8 +12,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from spineage.science.geometry import Volume
-from spineage.science.labels import SEMANTIC
+from spineage.science.scan.geometry import Volume
+from spineage.science.spine.labels import SEMANTIC
 from tests.benchmarks.segment_plans import CONFIGURATION, NUM_CLASSES, dataset_of
 
 

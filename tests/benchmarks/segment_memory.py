@@ -23,8 +23,8 @@ import sys
 import numpy as np
 import torch
 
-from spineage.io.nnunet_networks import build_network
-from spineage.science.geometry import Volume
+from spineage.science.scan.geometry import Volume
+from spineage.segmenter.predict.networks import build_network
 from tests.benchmarks.segment_plans import CONFIGURATION, SMALL, dataset_of, plans_of
 
 SHAPE_RAS = (20, 470, 900)
@@ -61,7 +61,7 @@ def segment(way: str, case: str) -> None:
     voxels = np.random.default_rng(0).standard_normal(SHAPE_RAS, np.float32)
     image = Volume(voxels, np.diag([4.0, 0.9, 0.9, 1.0]))
     if way == "exact":
-        from spineage.io.allocator import keep_freed_memory
+        from spineage.segmenter.predict.allocator import keep_freed_memory
         from tests.benchmarks.segment_by_engine import segmenter
 
         keep_freed_memory()  # as `load_segmenter` does for a worker

@@ -14,10 +14,10 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from spineage.io.nnunet_networks import build_network
-from spineage.science.geometry import Volume
-from spineage.science.labels import SEMANTIC
 from spineage.science.phantom import PhantomRecipe, draw_population, render
+from spineage.science.scan.geometry import Volume
+from spineage.science.spine.labels import SEMANTIC
+from spineage.segmenter.predict.networks import build_network
 from tests.benchmarks.segment_plans import CONFIGURATION, dataset_of, plans_of
 
 FIELD_MM = (360.0, 810.0)  # of a whole-spine scan along A and S; phantoms are drawn in 205 x 691

@@ -87,11 +87,12 @@ def write_population(folder: Path, num_scans: int, num_people: int) -> None:
 
 
 def source(name: str, path: Path) -> Row:
-    stations = json.dumps([[{"location": str(path), "kind": "nifti"}]])
+    from tests.made.sealed import sealed_nifti
+
     return {
         "scan_id": name,
         "source_digest": f"{name:0<64}",
-        "stations_json": stations,
+        **sealed_nifti(path),
         "num_voxels": 1_000_000,
     }
 
@@ -99,12 +100,13 @@ def source(name: str, path: Path) -> Row:
 def bare_loop(folder: Path) -> dict[str, float]:
     """The steps of the stage called one after the other; seconds in all and in each."""
     began = time.monotonic()
-    from spineage.stages.segment import WriteMasks, steps
+    from spineage.run.fill import WriteEach
+    from spineage.stages.segment import steps
     from spineage.study import study_from
 
     links = steps(study_from({}))
     calls = [(step.make.__name__, step.make(**step.kwargs)) for step in links]
-    write = WriteMasks(str(folder / "bare"), "segment")
+    write = WriteEach(str(folder / "bare"), "segment", "masks")
     seconds = {name: 0.0 for name, _ in calls}
     rows = json.loads((folder / "sources.json").read_text())
     loading_s = time.monotonic() - began
@@ -127,13 +129,17 @@ def pipeline(folder: Path) -> dict[str, float]:
     """The same rows through the stage's chain on a session that is there."""
     from spineage.engine import session
     from spineage.engine.rows import Step, run_rows
-    from spineage.stages.segment import WriteMasks, steps
+    from spineage.run.fill import WriteEach
+    from spineage.stages.segment import steps
     from spineage.study import study_from
 
     session.connect()
     told: list[str] = []
     sink = Step(
-        WriteMasks, {"root": str(folder / "ray"), "folder": "segment"}, "write", num_cpus=0.25
+        WriteEach,
+        {"root": str(folder / "ray"), "folder": "segment", "table": "masks"},
+        "write",
+        num_cpus=0.25,
     )
     rows = json.loads((folder / "sources.json").read_text())
     began = time.time()

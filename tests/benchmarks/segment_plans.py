@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from spineage.science.labels import SEMANTIC
+from spineage.science.spine.labels import SEMANTIC
 
 NUM_CLASSES = 26
 SMALL = (8, 16, 32, 64)

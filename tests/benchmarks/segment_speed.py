@@ -13,11 +13,11 @@ exact's voxels are not the predictor's, since tiles are summed in half precision
 precision one in 9,000 was). Dice exact 0.704, fast 0.701; with a network of 200 steps (Dice 0.417 and 0.410,
 2026-11-24) the coarse pass cut two spines of eight and fast was 0.0066 below.
 2026-11-24, what it took since 0.93 and 1.79 (two cores shared): memory kept when freed, oneDNN by name for
-single tiles (`io/convolutions.py`), tiles up to a quarter longer than the patch in the spine's box. Longer
-tiles over the whole volume lowered Dice (0.918 against 0.940 with the demo segmenter) and were left.
+single tiles (`predict/convolutions.py`), tiles up to a quarter longer than the patch in the spine's box.
+Longer tiles over the whole volume lowered Dice (0.918 against 0.940 with the demo segmenter) and were left.
 2026-11-24, processor seconds of one 16 x 256 x 128 tile (user + system, two threads, load 3-5): one at once
 1.49, two 1.20; with glibc kept from giving large blocks back (mallopt M_MMAP_THRESHOLD and
-M_TRIM_THRESHOLD of 1 GiB) 0.99 and 0.69. Used since by `io/allocator.py`, with one arena: a thread's
+M_TRIM_THRESHOLD of 1 GiB) 0.99 and 0.69. Used since by `predict/allocator.py`, with one arena: a thread's
 own arena holds no block over 64 MB.
 2026-11-24, did not help (one thread): channels_last_3d, 0.66-0.71 against 0.54-0.64, twice as fast in an
 8 to 8 convolution and slower in instance norm and copies; four tiles at once, 0.73.
@@ -39,10 +39,10 @@ import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from spineage.io.allocator import keep_freed_memory
-from spineage.science.geometry import Volume
-from spineage.science.labels import SEMANTIC
-from spineage.stages.train_segmenter import dice_of
+from spineage.science.scan.geometry import Volume
+from spineage.science.spine.dice import dice_of
+from spineage.science.spine.labels import SEMANTIC
+from spineage.segmenter.predict.allocator import keep_freed_memory
 from tests.benchmarks.segment_beside import Beside
 from tests.benchmarks.segment_by_engine import segmenter
 from tests.benchmarks.segment_by_nnunet import write_results

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-from spineage.stages.train_segmenter import GOALS, LEVELS_GOAL, UNSEEN, evaluate, met
+from spineage.verbs.train_demo_segmenter import GOALS, LEVELS_GOAL, UNSEEN, evaluate, met
 
 SEED = 2511 + 2 * UNSEEN  # neither trained on nor in the manifest's own measurement
 

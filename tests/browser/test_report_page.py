@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from spineage.stages import report
+from spineage.stages.report import stage as report
 from tests.browser.chromium import PROGRAM, Tab, tab
-from tests.stages.report_data import shared_report
+from tests.made.report_data import shared_report
 
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="Chromium is not installed: the page is not looked at"
-)
+pytestmark = [
+    pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: it is not looked at"),
+    pytest.mark.slow,
+]
 
 WIDTHS = (1280, 390)
 BLANKNESS = """

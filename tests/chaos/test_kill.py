@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
-from tests.demo_workspace import Demo, environment, parts, run, scores_of
+from tests.made.demo_workspace import Demo, environment, parts, run, scores_of
+
+pytestmark = pytest.mark.slow
 
 
 def test_scoring_killed_by_sigkill_goes_on_and_equals_an_undisturbed_run(
@@ -27,8 +30,6 @@ def test_scoring_killed_by_sigkill_goes_on_and_equals_an_undisturbed_run(
     assert {path.parent.name for path in lost} == {"masks", "tensors"}
     for path in lost:  # a third has yet to be segmented and prepared
         path.unlink()
-    study = folder / "study.yaml"
-    study.write_text(study.read_text() + "cluster:\n  rows_per_part: 2\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "spineage.cli", "score"],
         cwd=folder, env=environment(), start_new_session=True,
@@ -61,3 +62,24 @@ def test_scoring_killed_by_sigkill_goes_on_and_equals_an_undisturbed_run(
     assert [list(f) for f in table["flags"]] == [list(f) for f in undisturbed["flags"]]
     faults = demo.context(folder).read("faults", stage="score")
     assert set(faults.scan_id) == set(demo.context().read("faults", stage="score").scan_id)
+
+
+def test_what_a_worker_finds_damaged_is_made_anew_in_the_same_run(
+    demo: Demo, tmp_path: Path
+) -> None:
+    folder = demo.copy(tmp_path / "w", without=("score",))
+    (tensor, _, other, *_) = sorted(folder.rglob("tensors/*.parquet"))
+    mask = next(path for path in folder.rglob("masks/*.parquet") if path.name == other.name)
+    other.unlink()  # so that its mask is read
+    for part in (tensor, mask):
+        whole = part.read_bytes()
+        middle = len(whole) // 2  # in the voxels: its name and both ends are right
+        part.write_bytes(whole[:middle] + bytes(8) + whole[middle + 8 :])
+    done = run("score", cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 damaged_part" not in done.stdout.splitlines()[-1]
+    assert {path.name for path in folder.rglob("*.damaged")} == {
+        f"{part.name}.damaged" for part in (tensor, mask)
+    }
+    scores, undisturbed = scores_of(demo.context(folder)), scores_of(demo.context())
+    pd.testing.assert_frame_equal(scores, undisturbed)

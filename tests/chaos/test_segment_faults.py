@@ -4,7 +4,6 @@ twice."""
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from spineage.io.parquet import read_table, write_part
+from spineage.io.storage.parquet import read_table, write_part
+from spineage.run.context import Context
+from spineage.run.counts import Counts
 from spineage.science.phantom import PhantomRecipe, draw_population, render
 from spineage.stages import segment
-from spineage.stages.context import Context
 from spineage.study import study_from
 from spineage.tables import FAULTS, MASKS, SOURCES
 from tests.chaos.faulty import FaultySegmentStep
+from tests.made.sealed import sealed_nifti
+
+pytestmark = pytest.mark.slow
 
 GOOD = [f"good{i}" for i in range(3)]
 INJECTED = {"killed": "killed", "hung": "hung", "full": "full"}
@@ -26,6 +29,10 @@ DEADLINE_S = 10.0
 RECIPE = PhantomRecipe(
     num_people=1, seed=5, repeat_share=0.0, transitional_share=0.0, artefact_share=0.0
 )
+
+
+SAID: list[str] = []
+"""What the stage told."""
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +54,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         {
             "scan_id": name,
             "source_digest": f"{name:0<64}",
-            "stations_json": json.dumps(
-                [[{"location": str(folder / f"{kind}.nii.gz"), "kind": "nifti"}]]
-            ),
+            **sealed_nifti(folder / f"{kind}.nii.gz"),
             "num_voxels": 1_000_000 - place,
         }
         for place, (name, kind) in enumerate(names.items())
@@ -60,7 +65,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def context(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Context:
     folder = tmp_path_factory.mktemp("study")
     study = study_from({"workspace": str(folder), "cluster": {"deadline_s": DEADLINE_S}})
-    context = Context(study, say=lambda text: None)
+    context = Context(study, say=SAID.append)
     context._fingerprints["ingest"] = "pinned"
     write_part(context.store, context.folder("ingest"), SOURCES, rows, "part-0")
     return context
@@ -69,7 +74,7 @@ def context(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def disturbed(
     context: Context, ray_session: None, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, int], Path]:
+) -> tuple[Counts, Path]:
     """The first run; its counts, and which processes each scan was tried in."""
     marks = tmp_path_factory.mktemp("marks")
     honest = segment.steps
@@ -90,11 +95,11 @@ def masks(context: Context) -> set[str]:
 
 
 def test_every_good_scan_is_segmented_whatever_befell_the_workers(
-    context: Context, disturbed: tuple[dict[str, int], Path]
+    context: Context, disturbed: tuple[Counts, Path]
 ) -> None:
     counts, marks = disturbed
-    refused = {"refused:bad_values": 2, "refused:deadline": 1, "refused:out_of_memory": 1}
-    assert counts == {"already": 0, "segmented": len(GOOD) + 1, **refused}
+    assert counts == Counts({"already": 0, "segmented": len(GOOD) + 1}, {"bad_values": 2}, left=2)
+    assert "  for the next run: 1 deadline, 1 out_of_memory" in SAID
     assert masks(context) == {*GOOD, "killed"}
     tried = {path.name: path.read_text().splitlines() for path in marks.iterdir()}
     assert len(tried["killed"]) == 2, "once in the worker that was killed, once in its successor"
@@ -103,7 +108,7 @@ def test_every_good_scan_is_segmented_whatever_befell_the_workers(
 
 
 def test_a_volume_that_is_no_image_says_so(
-    context: Context, disturbed: tuple[dict[str, int], Path]
+    context: Context, disturbed: tuple[Counts, Path]
 ) -> None:
     faults = read_table(context.store, context.folder("segment"), FAULTS).set_index("scan_id")
     assert set(faults.index) == {"hung", "full", "nan", "flat"}
@@ -116,11 +121,11 @@ def test_a_volume_that_is_no_image_says_so(
 
 
 def test_a_second_run_without_the_faults_fills_in_exactly_what_was_missing(
-    context: Context, disturbed: tuple[dict[str, int], Path]
+    context: Context, disturbed: tuple[Counts, Path]
 ) -> None:
     folder = Path(context.store.root) / context.folder("segment")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
-    assert segment.run(context) == {"already": len(GOOD) + 3, "segmented": 2}
+    assert segment.run(context) == Counts({"already": len(GOOD) + 3, "segmented": 2}, left=0)
     assert masks(context) == {*GOOD, *INJECTED}
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     assert {path: after[path] for path in before} == before

@@ -11,7 +11,7 @@ import ray
 from spineage.engine import crew as module
 from spineage.engine.crew import Crew
 from spineage.errors import StoppedEarly
-from tests.engine.fakes import die_once, work_on
+from tests.made.fakes import die_once, work_on
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spineage.engine import ddp
-from tests.engine.loops import count_epochs
+from tests.made.loops import count_epochs
 
 
 def epochs_of(log, rank):
@@ -18,7 +18,7 @@ def test_without_workers_the_loop_runs_here(tmp_path):
     fitted = ddp.fit(
         count_epochs,
         {"epochs": 3, "log": str(tmp_path)},
-        num_workers=0,
+        workers=(0, 0),
         storage="",
         name="",
         report_to=heard.append,
@@ -44,11 +44,12 @@ def test_a_report_without_state_keeps_the_last_one():
     assert alone.metrics == {"epoch": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_add_up_survive_a_death_and_are_not_trained_twice(tmp_path):
     heard = []
     config = {"epochs": 4, "log": str(tmp_path), "die_at": 3}
-    options = {"num_workers": 2, "storage": str(tmp_path / "runs"), "name": "abc"}
+    options = {"workers": (2, 2), "storage": str(tmp_path / "runs"), "name": "abc"}
     fitted = ddp.fit(count_epochs, config, report_to=heard.append, **options)
     assert fitted.metrics == {"epoch": 4, "workers": 2}
     assert fitted.state["sum"].item() == 4 * (1 + 2)
@@ -58,3 +59,8 @@ def test_two_workers_add_up_survive_a_death_and_are_not_trained_twice(tmp_path):
     assert again.state["sum"].item() == fitted.state["sum"].item()
     assert again.metrics == fitted.metrics
     assert epochs_of(tmp_path, 0) == [1, 2, 3, 3, 4]
+
+
+def test_a_worker_takes_as_much_of_a_gpu_as_the_study_says() -> None:
+    assert ddp._scaling((2, 2), 0.5, {}).total_resources == {"CPU": 2.0, "GPU": 1.0}
+    assert "GPU" not in ddp._scaling((2, 2), 0.0, {}).total_resources

@@ -12,7 +12,8 @@ import ray
 
 from spineage.engine.rows import Step, _Serve, run_rows
 from spineage.errors import BadStudy
-from tests.engine.fakes import Buggy, Double, Heavy, NeverMade, Slow, WriteLines
+from spineage.unexpected import describe
+from tests.made.fakes import Buggy, Double, Heavy, MadeByBug, NeverMade, Slow, WriteLines
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -52,22 +53,39 @@ def test_bytes_in_flight_are_bounded_however_many_scans_there_are(tmp_path: path
     assert most * ROW_BYTES <= 3 * 4 * ROW_BYTES / 2, "half of the room: Ray counts inputs twice"
 
 
+@pytest.mark.slow
 def test_a_worker_that_raised_what_nobody_declared_serves_no_other_scan(
     tmp_path: pathlib.Path,
 ) -> None:
     """The device may be ill: what it answers afterwards is not believed."""
     (tmp_path / "out").mkdir()
     sink = Step(WriteLines, {"folder": str(tmp_path / "out")}, "write", num_cpus=0.25)
-    counts = run_rows(manifest("a", "bug", "b", "c"), [Step(Buggy, num_cpus=0.5)], sink)
-    assert counts == {"ok": 3, "crashed": 1}
+    heard: list[tuple[str, str, str]] = []
+    counts = run_rows(
+        manifest("a", "bug", "b", "c"), [Step(Buggy, name="buggy", num_cpus=0.5)], sink,
+        hear=lambda key, code, message: heard.append((key[0], code, message)),
+    )  # fmt: skip
+    [(scan_id, code, message)] = heard
+    assert (scan_id, code) == ("bug", "bug")
+    assert message.startswith("unexpected RuntimeError in buggy at ")
+    assert "cuDNN" not in message, "what a foreign error says may name a person"
+    assert counts == {"ok": 3, "bug": 1}
     written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
-    assert written == {"a": ":0", "b": ":2", "c": ":3", "bug": "crashed:"}
+    assert written == {"a": ":0", "b": ":2", "c": ":3", "bug": "bug:"}
 
 
 def test_a_worker_that_cannot_be_made_is_one_sentence(tmp_path: pathlib.Path) -> None:
     sink = Step(WriteLines, {"folder": str(tmp_path)}, "write", num_cpus=0.25)
     with pytest.raises(BadStudy, match=r"^a worker could not start: segmenter w lacks plans\.json"):
         run_rows(manifest("a"), [Step(NeverMade, num_cpus=0.5)], sink)
+
+
+def test_a_worker_that_meets_a_bug_while_it_is_made_quotes_nothing(tmp_path: pathlib.Path) -> None:
+    sink = Step(WriteLines, {"folder": str(tmp_path)}, "write", num_cpus=0.25)
+    with pytest.raises(ray.exceptions.RayError) as raised:
+        run_rows(manifest("a"), [Step(MadeByBug, name="makes", num_cpus=0.5)], sink)
+    assert "MUELLER" not in str(raised.value)
+    assert describe(raised.value).startswith("unexpected KeyError in makes at spineage/engine/rows")
 
 
 def test_busy_seconds_and_their_share_reach_rays_metrics() -> None:

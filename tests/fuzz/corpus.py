@@ -11,19 +11,26 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
-from spineage.io.phantom import write_exam
-from spineage.science.geometry import Volume
+from spineage.io.phantom.write import write_exam
 from spineage.science.phantom import PhantomRecipe, draw_population
 from spineage.science.phantom.render import Rendered
+from spineage.science.scan.geometry import Volume
+from tests.made.dicom_makers import shaded, write_enhanced, write_sagittal
+from tests.made.dicom_syntaxes import LOSSLESS, LOSSY, stored_words
 from tests.realdata.folder import ROOT
-from tests.stages.dicom_makers import shaded, write_enhanced, write_sagittal
 
 CANARY = "Kanarienvogel"
 TALL = shaded((5, 40, 60))
@@ -77,6 +84,18 @@ def _packed_as(syntax: str) -> Callable[[FileDataset, int], None]:
     return change
 
 
+def _coded_as(syntax: UID) -> Callable[[FileDataset, int], None]:
+    def change(dataset: FileDataset, number: int) -> None:
+        _planted(dataset, number)
+        dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 0, 12, 11
+        encode = (LOSSLESS | LOSSY)[syntax]
+        dataset.PixelData = encapsulate([encode(stored_words(dataset, syntax))])
+        dataset["PixelData"].VR = "OB"
+        dataset.file_meta.TransferSyntaxUID = syntax
+
+    return change
+
+
 def _written_as(syntax: str) -> Callable[[FileDataset, int], None]:
     def change(dataset: FileDataset, number: int) -> None:
         _planted(dataset, number)
@@ -89,6 +108,10 @@ CHANGES = {
     "plain": _planted,
     "rle": _packed_as(RLELossless),
     "jpeg2000": _packed_as(JPEG2000Lossless),
+    "jpeg": _coded_as(JPEGLosslessSV1),
+    "jpeg 12 bit": _coded_as(JPEGExtended12Bit),
+    "jpeg-ls": _coded_as(JPEGLSLossless),
+    "htj2k": _coded_as(HTJ2KLossless),
     "implicit": _written_as(ImplicitVRLittleEndian),
     "deflated": _written_as(DeflatedExplicitVRLittleEndian),
 }

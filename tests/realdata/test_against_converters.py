@@ -17,13 +17,13 @@ import pytest
 from numpy.typing import NDArray
 
 from spineage.errors import BadScan
-from spineage.io.headers import read_file
-from spineage.io.identity import Keyed
-from spineage.io.listing import Seen
-from spineage.io.pixels import read_frames
-from spineage.science.geometry import Volume, reorient
-from spineage.science.series import TILED
-from spineage.science.slices import Frame, arrange
+from spineage.io.dicom.pixels import read_frames
+from spineage.io.files.listing import Seen
+from spineage.io.people.identity import Keyed
+from spineage.io.scans.headers import read_file
+from spineage.science.scan.geometry import Volume, reorient
+from spineage.science.scan.series import TILED
+from spineage.science.scan.slices import Frame, arrange
 from tests.realdata.folder import ROOT, needs_realdata
 
 pytestmark = needs_realdata

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from spineage.errors import BadScan
-from spineage.io.nnunet_raw import cases_from_folders, write_raw
-from spineage.science.foreign import adapt
-from spineage.science.geometry import Volume, reorient
-from spineage.science.labels import LEVELS, SEMANTIC
+from spineage.science.scan.geometry import Volume, reorient
+from spineage.science.spine.foreign import adapt
+from spineage.science.spine.labels import LEVELS, SEMANTIC
+from spineage.segmenter.training.raw import cases_from_folders, write_raw
 from tests.realdata.folder import ROOT, needs_realdata
 
 pytestmark = needs_realdata

@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from spineage.io.assemble import read_scan, read_station
-from spineage.io.headers import read_file
-from spineage.io.identity import Keyed
-from spineage.io.listing import list_input
-from spineage.io.pixels import read_frames
-from spineage.science.geometry import Volume
-from spineage.stages import ingest
-from spineage.stages.context import Context
+from spineage.io.dicom.pixels import read_frames
+from spineage.io.files.listing import list_input
+from spineage.io.people.identity import Keyed
+from spineage.io.scans.headers import read_file
+from spineage.io.scans.read import read_scan, read_station
+from spineage.run.context import Context
+from spineage.science.scan.geometry import Volume
+from spineage.stages.ingest import stage as ingest
 from spineage.study import Inputs, Study
 from tests.realdata.folder import ROOT, needs_realdata
 

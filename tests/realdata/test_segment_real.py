@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from spineage.errors import BadScan
-from spineage.io.assemble import read_station
-from spineage.io.nnunet import load_segmenter
-from spineage.io.volumes import volume_to_cells
-from spineage.science.geometry import Volume
+from spineage.io.scans.read import read_station
+from spineage.io.storage.volumes import volume_to_cells
+from spineage.science.scan.geometry import Volume
+from spineage.segmenter.predict.predictor import load_segmenter
 from spineage.stages.segment import NameStep, SegmentStep, name_kwargs
 from spineage.study import study_from
 from tests.realdata.folder import ROOT, needs_realdata
 
-pytestmark = needs_realdata
+pytestmark = [needs_realdata, pytest.mark.slow]
 
 NIFTI = (
     "spinalcordtoolbox__sct_tutorial_data/t2_lumbar.nii.gz",

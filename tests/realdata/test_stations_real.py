@@ -11,11 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from spineage.io.assemble import read_station
-from spineage.science.geometry import Volume
-from spineage.science.stitch import Assembly
+from spineage.io.scans.read import read_station
+from spineage.science.scan.geometry import Volume
+from spineage.science.scan.stitch import Assembly
+from tests.made.cut_stations import GAINS, cut_and_assembled, errors, shifts, sides
 from tests.realdata.folder import ROOT, needs_realdata
-from tests.stages.cut_stations import GAINS, cut_and_assembled, errors, shifts, sides
 
 pytestmark = needs_realdata
 

@@ -10,13 +10,15 @@ import pandas as pd
 import pytest
 
 from spineage.errors import BadStudy
-from spineage.io.findings import read_findings, read_lifestyle, read_participants, read_truth
-from spineage.io.identity import Keyed, load_key
-from spineage.science.cohort import decide
-from spineage.science.normal import RULES
-from spineage.stages import cohort, conditions
+from spineage.io.people.identity import Keyed, load_key
+from spineage.io.people.tables import read_findings, read_lifestyle, read_participants, read_truth
+from spineage.science.cohort.decide import decide
+from spineage.science.cohort.rules import RULES
+from spineage.stages import conditions
+from spineage.stages.cohort import stage as cohort
 from spineage.tables import TABLES, TRUTH
-from tests.stages.cohort_world import KEYED, Planted, exams, findings_of, made, workspace
+from tests.made.cohort_world import KEYED, Planted, exams, findings_of, made, workspace
+from tests.made.pinned import pinned
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +54,15 @@ def test_planted_groups_get_the_status_they_deserve(done: Planted) -> None:
 
 
 def test_another_process_gives_the_same_bits(done: Planted) -> None:
-    """The stage clusters on a Ray worker; here the same rows are clustered in this process."""
+    """The stage clusters on a Ray worker; here the same rows are clustered in another process."""
     scans = done.read("scans")
     features = cohort.read_codebook()[0].features
     people, matrix = cohort._people(scans, done.read("conditions"), features)
     stored = done.read("cohort").drop_duplicates("person_id").set_index("person_id")
     people["split"] = people.person_id.map(stored.split)
-    again = decide(people, matrix, features, cohort._rule(done), done.study.seed).people
+    again = pinned(
+        decide, people, matrix, features, cohort.rule_of(done.study.cohort), done.study.seed
+    ).people
     again = again.assign(fit_status=again.status).set_index("person_id").loc[stored.index]
     for column in ("cluster", "fit_status", "umap_x", "umap_y"):
         assert np.array_equal(again[column], stored[column]), column
@@ -81,7 +85,7 @@ def test_the_status_by_every_rule_is_there_for_later_stages(done: Planted) -> No
         assert set(status.index) == set(own.index)
         assert (status == "normal").sum() == one["num_normal"]
     assert (cohort.status_by(done, "clusters").loc[own.index] == own.fit_status).all()
-    assert (cohort.status_by(done, "everyone") != cohort.status_by(done, "paper")).any()
+    assert (cohort.status_by(done, "everyone") != cohort.status_by(done, "burden")).any()
 
 
 def test_a_second_run_recomputes_nothing_and_says_the_same(done: Planted) -> None:
@@ -105,13 +109,14 @@ def test_other_findings_have_another_address(tmp_path: Path, done: Planted) -> N
     assert other.fingerprint("ingest") == done.fingerprint("ingest")
 
 
-def test_everyone_needs_no_findings(tmp_path: Path, ray_session: None) -> None:
+@pytest.mark.usefixtures("lasting_crew")
+def test_everyone_needs_no_findings(tmp_path: Path) -> None:
     table = exams(20)
     table.loc[3, "age_years"] = np.nan
     context = workspace(tmp_path, table, None, rule="everyone")
-    assert conditions.run(context)["exams"] == 0
+    assert conditions.run(context).done["exams"] == 0
     counts = cohort.run(context)
-    assert (counts["people_normal"], counts["people_unknown"]) == (19, 1)
+    assert (counts.done["people_normal"], counts.done["people_unknown"]) == (19, 1)
     read = context.read("cohort")
     assert read.burden.isna().all()
     assert read.num_findings.isna().all()
@@ -141,7 +146,7 @@ def test_terms_not_understood_are_said_counted_and_published(tmp_path: Path) -> 
     context.say = said.append
     counts = conditions.run(context)
     num = int((findings.finding == "disc buldge").sum())
-    assert counts["rows_not_understood"] == num
+    assert counts.done["rows_not_understood"] == num
     assert said == [
         f"  finding not understood in {num} rows: disc buldge; nearest known: disc_bulge"
     ]
@@ -191,10 +196,10 @@ def test_findings_are_read_whatever_the_file_kind(tmp_path: Path, kind: str) -> 
     [
         ("", "the file is empty"),
         ("person,exam,finding,level\n", "no rows"),
-        ("person,exam,findings,level\na,b,c,d\n", "did you mean 'findings'"),
+        ("person,exam,findings,level\na,b,c,d\n", "is it column 3"),
         ("person,exam,finding,level\n,b,c,d\na,b,c,d\n", r"1 rows have no person \(first: row 2\)"),
-        ("person,exam,finding,level\na,b,c,d,e,f\nx\n", "cannot be read|no person|columns"),
-        ("person,exam,finding,level,Level\na,b,c,d,e\n", "'level' is there twice"),
+        ("person,exam,finding,level\na,b,c,d,e,f\nx\n", "row 2 has 6 fields, the header has 4"),
+        ("person,exam,finding,level,Level\na,b,c,d,e\n", "columns 4 and 5 have one name"),
     ],
 )
 def test_a_bad_findings_table_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -223,7 +228,7 @@ def test_lifestyle_of_one_person_twice_is_refused_and_named_factors_must_exist(
         read_lifestyle(path, KEYED)
     path = csv(tmp_path, "person,smoking,bmi\na,1,22\nb,0,\n")
     assert read_lifestyle(path, KEYED, ["bmi"]).bmi.tolist() == ["22", ""]
-    with pytest.raises(BadStudy, match="did you mean 'smoking'"):
+    with pytest.raises(BadStudy, match="is it column 1"):
         read_lifestyle(path, KEYED, ["smokin"])
 
 

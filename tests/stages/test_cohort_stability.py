@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 
 from spineage.errors import BadStudy
-from spineage.io.findings import read_codebook
-from spineage.science.agreement import agree
-from spineage.science.cohort import decide
-from spineage.science.stability import Cell, Outcome, Sample, run_cell
-from spineage.stages import cohort, cohort_stability, conditions
+from spineage.io.people.identity import Keyed, load_key
+from spineage.io.people.tables import read_codebook
+from spineage.science.cohort import neighbours
+from spineage.science.cohort.agreement import agree
+from spineage.science.cohort.burden import with_burdens
+from spineage.science.cohort.decide import can_be_judged, decide
+from spineage.science.cohort.neighbours import find_neighbours
+from spineage.science.cohort.stability import Cell, Outcome, Sample, run_cell
+from spineage.stages import conditions
+from spineage.stages.cohort import stability as cohort_stability
+from spineage.stages.cohort import stage as cohort
 from spineage.study import Cohort, Stability
-from tests.stages.cohort_world import FEW_DRAWS, Planted, exams, findings_of, made, workspace
+from tests.made.cohort_world import FEW_DRAWS, Planted, exams, findings_of, made, workspace
+from tests.made.pinned import pinned
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +39,33 @@ def sample(done: Planted) -> Sample:
     people, matrix = cohort._people(done.read("scans"), done.read("conditions"), features)
     split = done.read("cohort").drop_duplicates("person_id").set_index("person_id").split
     people["split"] = people.person_id.map(split)
-    settings = tuple(cohort_stability.grid_of(done).settings)
-    return Sample(people, matrix, cohort._rule(done), settings, done.study.seed)
+    grid, rule, fitted = (
+        cohort_stability.grid_of(done),
+        cohort.rule_of(done.study.cohort),
+        can_be_judged(people)[1],
+    )
+    neighbours = find_neighbours(matrix, fitted, cohort_stability.num_to_find(grid, rule, fitted))
+    people = with_burdens(people, matrix, features, rule.disease_findings)
+    return Sample(people, matrix, neighbours, rule, tuple(grid.settings), done.study.seed)
 
 
+def draw_all(cells: list[Cell], sample: Sample) -> dict[Cell, Outcome]:
+    return {cell: run_cell(cell, sample) for cell in cells}
+
+
+@pytest.mark.slow
 def test_one_worker_gives_the_bits_that_two_gave(done: Planted, sample: Sample) -> None:
-    """The fixture drew on two Ray workers; here this process draws alone, in another order."""
+    """The fixture drew on two Ray workers; here one process draws alone, in another order."""
     grid = cohort_stability.grid_of(done)
-    outcomes = {cell: run_cell(cell, sample) for cell in reversed(grid.cells)}
+    cells = grid.cells(grid.draws)
+    outcomes = pinned(draw_all, cells[::-1], sample)
     features = read_codebook()[0].features
-    fit = decide(sample.people, sample.matrix_PF, features, sample.rule, sample.seed)
+    fit = pinned(decide, sample.people, sample.matrix_PF, features, sample.rule, sample.seed)
     found = agree(
-        grid, ((cell, outcomes[cell]) for cell in grid.cells), fit.people.cluster.to_numpy()
+        grid,
+        grid.draws,
+        ((cell, outcomes[cell]) for cell in cells),
+        fit.people.cluster.to_numpy(),
     )
     stored = done.read("cohort").drop_duplicates("person_id").set_index("person_id")
     stored = stored.loc[sample.people.person_id]
@@ -67,14 +89,22 @@ def test_the_status_is_the_consensus_and_the_table_says_what_the_fit_was(done: P
 def test_the_audit_tells_of_the_draws_the_clusters_and_the_check_without_umap(
     done: Planted,
 ) -> None:
-    told = json.loads(done.asset("cohort", "audit.json"))["stability"]
+    audit = json.loads(done.asset("cohort", "audit.json"))
+    told = audit["stability"]
     assert [row["num_draws"] for row in told["rows"]] == [5, 5]
     assert all(0 <= row["seed_ari"] <= 1 for row in told["rows"])
-    assert all(0.5 < group["mean"] <= 1 for group in told["jaccard"])
+    num_train = {g["cluster"]: g["num_train"] for g in audit["groups"]}
+    assert len(told["jaccard"]) == sum(cluster >= 0 for cluster in num_train)
+    large = [group for group in told["jaccard"] if num_train[group["cluster"]] >= 10]
+    assert len(large) >= 2, "a bootstrap of fewer is no group for HDBSCAN"
+    assert all(0.5 < group["mean"] <= 1 for group in large)
     assert sum(one["num_people"] for one in told["against_the_fit"]) == 90
     train = done.read("cohort").drop_duplicates("person_id").split.eq("train").sum()
     assert told["without_umap"]["num_people"] == train
     assert told["without_umap"]["share_same_status"] > 0.8
+    assert (told["num_seeds"], told["num_bootstraps"]) == (2, 3)
+    assert told["num_unsettled"] == 90, "five draws say little"
+    assert audit["arithmetic"]["libc"]
 
 
 class Hands:
@@ -86,7 +116,7 @@ class Hands:
     def each(
         self, function: Any, cells: list[Cell], shared: Sample
     ) -> Iterator[tuple[Cell, Outcome]]:
-        self.asked = [cell.name for cell in cells]
+        self.asked = [str(cell) for cell in cells]
         for cell in cells[: self.left]:
             yield cell, function(cell, shared)
         if len(cells) > self.left:
@@ -99,14 +129,15 @@ def test_a_stopped_run_goes_on_with_the_cells_that_are_missing(
     table = exams()
     context = workspace(tmp_path, table, findings_of(table))
     grid = cohort_stability.grid_of(context)
-    names = [cell.name for cell in grid.cells]
+    cells = grid.cells(grid.draws)
+    names = [cell.name for cell in cells]
     with pytest.raises(RuntimeError, match="power"):
-        cohort_stability._run_missing(context, Hands(2), grid, sample, "cells")  # type: ignore[arg-type]
+        cohort_stability._run_missing(context, Hands(2), cells, sample, "cells")  # type: ignore[arg-type]
     second = Hands(9)
-    cohort_stability._run_missing(context, second, grid, sample, "cells")  # type: ignore[arg-type]
+    cohort_stability._run_missing(context, second, cells, sample, "cells")  # type: ignore[arg-type]
     assert second.asked == names[2:]
-    kept = cohort_stability._read(context, "cells", grid.cells[0])
-    again = run_cell(grid.cells[0], sample)
+    kept = cohort_stability._read(context, "cells", cells[0])
+    again = run_cell(cells[0], sample)
     assert all(np.array_equal(getattr(kept, name), value) for name, value in vars(again).items())
 
 
@@ -119,6 +150,48 @@ def test_a_larger_grid_keeps_the_cells_there_are(tmp_path: Path, done: Planted) 
     assert cohort._base_recipe(context) == cohort._base_recipe(done)
 
 
+@pytest.mark.usefixtures("lasting_crew")
+def test_draws_end_when_everybody_has_settled_and_the_cost_is_said_before(
+    tmp_path: Path, done: Planted
+) -> None:
+    table = exams()
+    draws = FEW_DRAWS | {"num_seeds": 2, "num_bootstraps": 10, "settled_within": 0.5}
+    context = workspace(tmp_path, table, findings_of(table), stability=draws)
+    said: list[str] = []
+    context.say = said.append
+    conditions.run(context)
+    cohort.run(context)
+    told = json.loads(context.asset("cohort", "audit.json"))["stability"]
+    assert (told["num_seeds"], told["num_bootstraps"], told["num_unsettled"]) == (1, 5, 0)
+    assert told["num_draws"] == 2 * 6
+    cost = next(i for i, line in enumerate(said) if "12 draws at most" in line)
+    assert "round 1 of at most 2: 0 people unsettled" in said[cost + 1]
+    cells = [name for name in context.store.list("cohort/cells", ".npz") if "/near-" not in name]
+    assert len(cells) == 6
+
+
+def test_neighbours_are_found_once_block_by_block(
+    tmp_path: Path, done: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = exams()
+    context = workspace(tmp_path, table, findings_of(table))
+    conditions.run(context)
+    rule = cohort.rule_of(context.study.cohort)
+    features = read_codebook()[0].features
+    people, matrix = cohort._people(context.read("scans"), context.read("conditions"), features)
+    fitted = np.arange(len(people)) % 2 == 0
+    monkeypatch.setattr(neighbours, "BLOCK_PAIRS", 20 * int(fitted.sum()))
+    first, second = Hands(2), Hands(9)
+    arguments = matrix, fitted, rule, "cells"
+    with pytest.raises(RuntimeError, match="power"):
+        cohort_stability.find_all_neighbours(context, first, *arguments)  # type: ignore[arg-type]
+    found = cohort_stability.find_all_neighbours(context, second, *arguments)  # type: ignore[arg-type]
+    assert (len(first.asked), len(second.asked)) == (5, 3)
+    whole = find_neighbours(matrix, fitted, found.index_PK.shape[1])
+    assert np.array_equal(found.index_PK, whole.index_PK)
+
+
+@pytest.mark.usefixtures("lasting_crew")
 def test_nothing_is_drawn_again_where_there_are_no_clusters(tmp_path: Path, done: Planted) -> None:
     table = exams(20)
     context = workspace(tmp_path, table, findings_of(table), rule="percentile")
@@ -135,6 +208,7 @@ def test_nothing_is_drawn_again_where_there_are_no_clusters(tmp_path: Path, done
 
 OTHER: dict[str, Any] = {
     "rule": "paper", "selection": "leaf", "noise": "unknown", "test_sites": ["hill"],
+    "arithmetic": "armv8", "disease_findings": ["fracture"], "min_people": 10, "min_group_people": 9,
     "num_neighbors": 16, "num_components": 4, "min_samples": 6, "train": 0.5, "validate": 0.15,
     "calibrate": 0.2, "test": 0.25,
 }  # fmt: skip
@@ -183,6 +257,7 @@ def test_how_many_work_at_it_is_not_part_of_the_address(done: Planted) -> None:
 # splits
 
 
+@pytest.mark.usefixtures("lasting_crew")
 def test_people_keep_the_split_of_an_earlier_cohort_when_others_are_added(
     tmp_path: Path, done: Planted
 ) -> None:
@@ -224,6 +299,42 @@ def test_a_held_out_site_is_tested_on_and_one_that_is_nowhere_is_refused(tmp_pat
     other = workspace(tmp_path / "b", table, findings_of(table), rule="burden", test_sites=["hil"])
     with pytest.raises(BadStudy, match="'hil', where nobody was scanned: did you mean 'hill'"):
         cohort._splits(other, scans, people)
+
+
+def test_a_disease_that_the_codebook_does_not_have_is_refused(tmp_path: Path) -> None:
+    table = exams(20)
+    context = workspace(tmp_path, table, findings_of(table), disease_findings=["fractures"])
+    conditions.run(context)
+    with pytest.raises(BadStudy, match=r"disease_findings names 'fractures'.*mean 'fracture'\?"):
+        cohort.run(context)
+
+
+def test_the_default_diseases_are_in_the_codebook() -> None:
+    known = {feature.finding for feature in read_codebook()[0].features}
+    assert set(Cohort().disease_findings) <= known
+
+
+@pytest.mark.usefixtures("lasting_crew")
+def test_few_people_are_judged_alone_and_the_run_says_so(tmp_path: Path) -> None:
+    table = exams(60)
+    context = workspace(tmp_path, table, findings_of(table), min_people=300)
+    said: list[str] = []
+    context.say = said.append
+    conditions.run(context)
+    cohort.run(context)
+    audit = json.loads(context.asset("cohort", "audit.json"))
+    assert audit["outcome"] == "few_people"
+    assert audit["stability"] is None
+    assert any("too few for groups to decide (cohort.min_people is 300)" in line for line in said)
+    assert "each person is judged by burden" in context.asset("cohort", "audit.html").decode()
+    read = context.read("cohort")
+    assert (read.cluster >= 0).any(), "the map is drawn all the same"
+    exams_of = dict(zip(read.exam_id, read.status, strict=True))
+    key = Keyed(load_key(context.study))
+    for row in table.itertuples():
+        assert exams_of[key.exam(str(row.exam))] == (
+            "not_normal" if row.group == "ill" else "normal"
+        )
 
 
 def test_a_splits_file_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:

@@ -26,22 +26,26 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from rich.console import Console
 
-from spineage.errors import FAULTS, BadScan, BadStudy
-from spineage.io import dicom, headers
-from spineage.io.assemble import read_scan
-from spineage.io.header_rows import read_of, row_of
-from spineage.io.headers import Chunk, Read, read_chunk, read_file
-from spineage.io.identity import Keyed, load_key
-from spineage.io.listing import Seen, list_input
-from spineage.io.pixels import read_frames
-from spineage.science.geometry import Volume
-from spineage.science.judge import judge
-from spineage.science.series import Header
-from spineage.stages import ingest, ingest_groups, ingest_scan, show
-from spineage.stages.context import Context
-from spineage.stages.ingest_tables import limits_of
+from spineage.errors import FAULTS, TRANSIENT, BadScan, BadStudy
+from spineage.io.dicom import header as dicom
+from spineage.io.dicom.pixels import read_frames
+from spineage.io.files.listing import Seen, list_input
+from spineage.io.people.identity import Keyed, load_key
+from spineage.io.scans import headers
+from spineage.io.scans.header_rows import read_of, row_of
+from spineage.io.scans.headers import Chunk, Read, read_chunk, read_file
+from spineage.io.scans.read import read_scan
+from spineage.run.context import Context
+from spineage.science.scan.accept import judge_series
+from spineage.science.scan.geometry import Volume
+from spineage.science.scan.series import Header
+from spineage.stages.ingest import groups as ingest_groups
+from spineage.stages.ingest import scan as ingest_scan
+from spineage.stages.ingest import stage as ingest
+from spineage.stages.ingest.tables import limits_of
 from spineage.study import Ingest, Inputs, Study, study_from
-from tests.stages.dicom_makers import shaded, uid, write_enhanced, write_sagittal
+from spineage.verbs import show
+from tests.made.dicom_makers import shaded, uid, write_enhanced, write_sagittal
 
 KEY = "a key for tests, 16 bytes or more"
 TALL = shaded((7, 40, 60))  # 160 x 240 mm
@@ -212,7 +216,7 @@ def test_the_second_run_reads_nothing_and_a_new_file_makes_a_new_generation(
         assert ingest.run(context) == counts
     keys = set(context.read("scans").scan_id)
     write_sagittal(archive / "P2", TALL, person="P2")
-    assert ingest.run(context)["scans"] == 2
+    assert ingest.run(context).done["scans"] == 2
     assert context.tables_folder("ingest") != first
     assert keys < set(context.read("scans").scan_id), "the old scan keeps its id"
 
@@ -241,7 +245,7 @@ def test_a_new_or_changed_file_makes_only_its_neighbours_read_again(
     dataset.EchoTime = "99"
     dataset.save_as(changed)
     write_sagittal(archive / "P20b", TALL, person="P20b")
-    assert ingest.run(context)["scans"] == 31
+    assert ingest.run(context).done["scans"] == 31
     assert f"P07/{changed.name}" in was_read
     assert {name.split("/")[0] for name in was_read} >= {"P07", "P20b"}
     assert len(was_read) < 120, "of 217 files"
@@ -251,11 +255,11 @@ def test_a_change_of_the_rules_reads_no_header_again(
     archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sagittal(archive, TALL)
-    assert ingest.run(context_of(archive))["scans"] == 1
+    assert ingest.run(context_of(archive)).done["scans"] == 1
     monkeypatch.setattr(ingest_scan, "read_chunk", _must_not_be_called)
     context = context_of(archive)
     context.study = context.study.model_copy(update={"ingest": Ingest(min_slices=99)})
-    assert ingest.run(context)["refused:too_few_slices"] == 1
+    assert ingest.run(context).refused["too_few_slices"] == 1
 
 
 def test_slices_of_two_people_under_one_series_uid_are_never_mixed(archive: Path) -> None:
@@ -364,6 +368,7 @@ def test_an_override_that_names_no_series_is_told(archive: Path) -> None:
     [
         ("a,maybe,why", "must be accept or refuse"),
         ("a,accept,", "needs a reason"),
+        ("a,accept," + "why " * 60, "at most 200 letters"),
         ("a,accept,why\na,refuse,why", "decided twice"),
     ],
 )
@@ -500,8 +505,24 @@ def test_a_file_that_vanishes_after_ingest_is_a_fault_not_a_crash(archive: Path)
     paths[2].unlink()
     with pytest.raises(BadScan) as fault:
         volume_of(context)
-    assert fault.value.code == "unreadable"
+    assert fault.value.code == "changed_since_ingest"
     assert str(archive) not in str(fault.value)
+
+
+def test_a_file_that_a_disk_does_not_give_is_tried_again(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sagittal(archive, TALL)
+    context = ingested(archive)
+
+    def fail(location: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", location)
+
+    monkeypatch.setattr("spineage.io.dicom.pixels.open_bytes", fail)
+    with pytest.raises(BadScan, match=r"^a file cannot be read \(Input/output error\)$") as fault:
+        volume_of(context)
+    assert fault.value.code == "unavailable"
+    assert fault.value.code in TRANSIENT
 
 
 def test_blank_and_undecodable_pixels_are_faults_of_the_scan(archive: Path) -> None:
@@ -560,7 +581,9 @@ def test_a_nifti_cut_short_or_swollen_is_a_fault(archive: Path) -> None:
     assert code_of_file(archive, "t2_sag.nii.gz") == "bad_pixels"
 
 
-PEOPLE = "person,sex,site,age_years\nP1,M,north,61.5\n"
+PEOPLE = "person,sex,site,age_years\nP1,M,north,61.5\n" + "".join(
+    f"N{i},F,north,\n" for i in range(4)
+)
 
 
 def test_the_participants_table_comes_before_the_header(archive: Path) -> None:
@@ -715,7 +738,7 @@ def test_planted_names_are_in_no_table_message_or_log(
     said: list[str] = []
     context = context_of(archive, said)
     counts = ingest.run(context)
-    assert counts["scans"] == 2, counts
+    assert counts.done["scans"] == 2, counts
     shutil.rmtree(home)
     faults = []
     for row in context.read("sources").to_dict("records"):
@@ -724,7 +747,7 @@ def test_planted_names_are_in_no_table_message_or_log(
         faults.append(str(fault.value))
     files = context.read("files")
     shown = [context.read(table).to_csv() for table in ("series", "scans")]
-    shown += [files.drop(columns="location").to_csv(), *said, *faults, json.dumps(counts)]
+    shown += [files.drop(columns="location").to_csv(), *said, *faults, json.dumps(counts.flat())]
     out, err = capfd.readouterr()
     everything = "\n".join(
         [*shown, out, err, caplog.text, json.dumps(ingest.recipe(context)["key"])]
@@ -796,7 +819,7 @@ def test_damaged_bytes_end_in_an_answer_never_in_a_crash(archive: Path) -> None:
         (read,) = read_file(
             Seen("damaged", str(place), place.stat().st_size, ""), keyed, "StudyInstanceUID"
         )
-        code = judge([read.header], limits).code if read.header else read.code
+        code = judge_series([read.header], limits).code if read.header else read.code
         ends.add(code)
         if read.header and read.header.kind == "dicom":
             ends.add(_code_of_pixels(place))
@@ -874,9 +897,9 @@ def test_a_file_that_could_not_be_opened_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(headers, "open_stream", failing)
         context = context_of(archive)
-        assert ingest.run(context)["unused:unreadable"] == 1
-        assert ingest.run(context)["refused:slice_gap"] == 1
-    assert ingest.run(context)["scans"] == 1
+        assert ingest.run(context).unused["unreadable"] == 1
+        assert ingest.run(context).refused["slice_gap"] == 1
+    assert ingest.run(context).done["scans"] == 1
     assert set(context.read("files").code) == {""}
 
 
@@ -913,6 +936,32 @@ def test_a_table_of_people_that_matches_nobody_is_told(archive: Path, tmp_path: 
     said: list[str] = []
     ingest.run(context_of(archive, said, participants=str(table)))
     assert any("nothing on the people of 1 of 1 scans" in line for line in said)
+
+
+def test_a_table_of_exams_of_another_kind_is_told(archive: Path, tmp_path: Path) -> None:
+    write_sagittal(archive, TALL)
+    table = tmp_path / "participants.csv"
+    table.write_text("person,exam,sex,site,age_years\nP1,A1,F,hill,30\n")
+    said: list[str] = []
+    ingest.run(context_of(archive, said, participants=str(table)))
+    (line,) = [line for line in said if "not these exams" in line]
+    assert "the people of 1 of 1 scans" in line
+    assert "must hold the StudyInstanceUID" in line
+    assert not any("nothing on the people" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("end", "is_told"), [("4", True), ("45\n", False), ("45\r\n", False), ('"45"', False)]
+)
+def test_a_table_that_may_be_cut_within_its_last_value_is_told(
+    archive: Path, tmp_path: Path, end: str, is_told: bool
+) -> None:
+    write_sagittal(archive, TALL)
+    table = tmp_path / "participants.csv"
+    table.write_bytes(f"person,sex,site,age_years\nP1,F,hill,{end}".encode())
+    said: list[str] = []
+    ingest.run(context_of(archive, said, participants=str(table)))
+    assert any("the last line has no line end" in line for line in said) == is_told
 
 
 def test_a_workspace_inside_the_input_is_refused(archive: Path) -> None:

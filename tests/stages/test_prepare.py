@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from spineage.errors import BadScan
-from spineage.io.parquet import read_table, write_part
-from spineage.io.tensors import TensorPeople, part_name, people_of
-from spineage.io.volumes import pack, place_to_cells, tensor_from_row, volume_to_cells
-from spineage.science.labels import LEVELS
-from spineage.science.tensor import make_tensor
+from spineage.io.storage.index import part_name
+from spineage.io.storage.parquet import read_table, write_part
+from spineage.io.storage.tensors import TensorPeople, people_of
+from spineage.io.storage.volumes import pack, place_to_cells, tensor_from_row, volume_to_cells
+from spineage.run import fill
+from spineage.science.network.tensor import make_tensor
+from spineage.science.spine.labels import LEVELS
 from spineage.stages import prepare
 from spineage.study import Prepare, Study
 from spineage.tables import FAULTS, TENSORS
-from tests.toy_spine import SMALL, toy_spine
-from tests.toy_study import toy_study
+from tests.made.toy_spine import SMALL, toy_spine
+from tests.made.toy_study import toy_study
 
 KEY = {"scan_id": "scan", "source_digest": "d" * 64}
 
@@ -65,7 +67,7 @@ def test_step_arguments_are_the_studys_section():
 
 def test_a_written_tensor_is_read_back_and_a_fault_goes_to_the_faults(tmp_path):
     context = toy_study(tmp_path, num_people=6)
-    writer = prepare.WriteTensors(context.store.root, "prepare/x")
+    writer = fill.WriteEach(context.store.root, "prepare/x", "tensors")
     row = prepare.PrepareStep(SMALL.model_dump(mode="json"))(row_of(*toy_spine()))
     fault = {
         **KEY,
@@ -88,7 +90,8 @@ def test_scans_with_a_tensor_or_a_lasting_fault_are_known_and_crashed_ones_are_t
 ):
     context = toy_study(tmp_path, num_people=6)
     folder = context.folder("prepare")
-    before = prepare.known_keys(context.store, folder)
+    people = context.read("cohort")
+    before = fill.answered(context.store, folder, TENSORS, people)
     for code in ("implausible_mask", "crashed"):
         fault = {
             "scan_id": code,
@@ -99,7 +102,8 @@ def test_scans_with_a_tensor_or_a_lasting_fault_are_known_and_crashed_ones_are_t
         }
         write_part(context.store, folder, FAULTS, [fault], code)
     assert len(before) == 6
-    assert prepare.known_keys(context.store, folder) - before == {("implausible_mask", "d")}
+    after = fill.answered(context.store, folder, TENSORS, people)
+    assert after - before == {("implausible_mask", "d")}
 
 
 def test_tensors_are_read_by_number_in_any_order(tmp_path):

@@ -10,13 +10,14 @@ import pytest
 
 from spineage.engine import ddp
 from spineage.errors import BadStudy
-from spineage.io.parquet import write_part
-from spineage.science.learn import answer
-from spineage.science.network import load_network
-from spineage.stages import train, train_loop
+from spineage.io.storage.parquet import write_part
+from spineage.science.network.learn import answer
+from spineage.science.network.network import load_network
+from spineage.stages.train import loop as train_loop
+from spineage.stages.train import stage as train
 from spineage.study import Train
 from spineage.tables import COHORT
-from tests.toy_study import cohort_of, pin_upstream, toy_study
+from tests.made.toy_study import cohort_of, pin_upstream, toy_study
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def trained(tmp_path_factory):
 def test_everyone_gets_a_raw_prediction_and_keeps_their_split(trained):
     context, counts = trained
     told = context.read("predictions")
-    assert counts["predicted"] == len(told) == 18
+    assert counts.done["predicted"] == len(told) == 18
     cohort = context.read("cohort").set_index("scan_id")
     assert (told.set_index("scan_id")["split"] == cohort["split"]).all()
 
@@ -58,7 +59,7 @@ def test_the_description_carries_what_calibration_reads(trained):
     assert {"channels", "pools", "dropout", "region", "prepare", "fingerprint"} <= set(told)
     familiarity = told["familiarity"]
     assert len(familiarity["mean"]) == len(familiarity["precision"]) == 8
-    assert len(familiarity["train_distances"]) == trained[1]["training_scans"]
+    assert len(familiarity["train_distances"]) == trained[1].done["training_scans"]
 
 
 def test_a_second_run_trains_nothing(trained, monkeypatch):
@@ -92,9 +93,9 @@ def test_where_it_runs_is_not_part_of_the_address(tmp_path):
 
 def test_training_never_looks_at_people_it_is_not_meant_for(tmp_path, monkeypatch):
     seen: set[float] = set()
-    asked = train_loop.Chosen.age_years
+    asked = train_loop.Subset.age_years
     monkeypatch.setattr(
-        train_loop.Chosen, "age_years", lambda self, i: seen.add(asked(self, i)) or asked(self, i)
+        train_loop.Subset, "age_years", lambda self, i: seen.add(asked(self, i)) or asked(self, i)
     )
     context = toy_study(tmp_path)
     train.run(context)
@@ -168,7 +169,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_the_same(tmp_pat
     everyone = train.people(context)
     roles = train.roles_of(everyone, context.study.train, context.study.seed)
     config = train_loop.config_of(context, everyone, roles, context.study.train, context.study.seed)
-    whole = ddp.fit(train_loop.train_loop, config, num_workers=0, storage="", name="")
+    whole = ddp.fit(train_loop.train_loop, config, workers=(0, 0), storage="", name="")
     first = Interrupted()
     with pytest.raises(Killed):
         train_loop.train_loop(first, config)
@@ -179,11 +180,12 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_the_same(tmp_pat
     assert np.array_equal(second.state["predicted_years"], whole.state["predicted_years"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_on_ray_repeat_each_other_to_the_bit(tmp_path):
     told = []
     for name in ("a", "b"):
-        context = toy_study(tmp_path / name, train={"num_workers": 2})
+        context = toy_study(tmp_path / name, cluster={"train_workers": 2})
         train.run(context)
         told.append(context.read("predictions")["predicted_years"].to_numpy())
     assert np.array_equal(*told)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spineage.science.phantom.canvas import Frame
 from spineage.science.phantom.course import lay_canal
 from spineage.science.phantom.population import Exam
-from spineage.science.phantom.skeleton import Disc, Spine, Vertebra
+from spineage.science.phantom.skeleton import DrawnDisc, Spine, Vertebra
 
 # name: height, depth (front to back), width, canal depth, canal half-width, wedge of body, of the disc below
 # (degrees; positive is lordotic), height of the young disc below
@@ -187,7 +187,7 @@ def _placed(
 
 def _discs(
     bodies: tuple[Vertebra, ...], s1: Frame, disc_mm: NDArray[np.float64]
-) -> tuple[Disc, ...]:
+) -> tuple[DrawnDisc, ...]:
     """A disc midway between every two endplates; s1 is the middle of the sacral one."""
     discs = []
     for i, v in enumerate(bodies):
@@ -195,7 +195,7 @@ def _discs(
         end = s1 if below is v else below.frame.moved(0.0, below.half_height)
         start = v.frame.moved(0.0, -v.half_height)
         discs.append(
-            Disc(
+            DrawnDisc(
                 index=i,
                 upper=v.name,
                 lower="sacrum" if below is v else below.name,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spineage.science.labels import LEVELS, SEMANTIC
 from spineage.science.phantom.anatomy import DENS_MM
 from spineage.science.phantom.canvas import Array, Box, Canvas, capsule, ellipsoid, texture
 from spineage.science.phantom.population import Exam
 from spineage.science.phantom.skeleton import Spine, Vertebra
 from spineage.science.phantom.tissue import CORTEX, marrow
+from spineage.science.spine.labels import LEVELS, SEMANTIC
 
 RIM_MM = 1.1
 FACET_MM = 1.3

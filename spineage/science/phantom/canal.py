@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from spineage.science.labels import LEVELS, SEMANTIC
 from spineage.science.phantom.canvas import Array, Canvas, texture
 from spineage.science.phantom.population import Exam
 from spineage.science.phantom.room import Room
 from spineage.science.phantom.skeleton import Course, Spine
 from spineage.science.phantom.tissue import CORD, CSF, LIGAMENT, ROOT
+from spineage.science.spine.labels import LEVELS, SEMANTIC
 
 NEAR_MM = 25.0
 NAMED_ABOVE_C1_MM = 12.0

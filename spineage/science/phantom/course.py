@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spineage.science.phantom.canvas import Frame
-from spineage.science.phantom.skeleton import Course, Disc, Vertebra
+from spineage.science.phantom.skeleton import Course, DrawnDisc, Vertebra
 
 SACRAL_CANAL_MM = ((15.5, 13.5), (12.0, 11.0), (8.0, 8.0), (5.0, 6.0), (3.5, 5.0))
 """Depth and half-width behind S1..S5."""
@@ -23,7 +23,7 @@ Knot = tuple[str, float, float, float, float]
 
 def lay_canal(
     bodies: Sequence[Vertebra],
-    discs: Sequence[Disc],
+    discs: Sequence[DrawnDisc],
     sacrum: Sequence[Frame],
     sacral_depths: Sequence[float],
     dens: Frame,

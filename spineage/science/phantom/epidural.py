@@ -7,7 +7,7 @@ import numpy as np
 from spineage.science.phantom.canal import CanalMap
 from spineage.science.phantom.canvas import Canvas
 from spineage.science.phantom.room import Room
-from spineage.science.phantom.skeleton import Disc, Spine
+from spineage.science.phantom.skeleton import DrawnDisc, Spine
 from spineage.science.phantom.tissue import EPIDURAL_FAT, LIGAMENT
 
 FORAMEN_MM = 9.0
@@ -46,7 +46,7 @@ def draw_epidural(canvas: Canvas, spine: Spine, near: CanalMap, room: Room) -> N
     near.blend(canvas, ligament, LIGAMENT)
 
 
-def _draw_root(canvas: Canvas, spine: Spine, near: CanalMap, room: Room, disc: Disc) -> None:
+def _draw_root(canvas: Canvas, spine: Spine, near: CanalMap, room: Room, disc: DrawnDisc) -> None:
     """The root that leaves through the upper part of the foramen at a disc, on both sides."""
     at = spine.course.along[f"disc_below_{disc.upper}"] + 4.0 + 0.1 * disc.half_depth
     close = near.some(np.flatnonzero(np.abs(near.along - at) < 5))

@@ -11,11 +11,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from spineage.science.labels import disc_name
 from spineage.science.phantom.anatomy import chain
 from spineage.science.phantom.population import Exam
 from spineage.science.phantom.recipe import PhantomRecipe
 from spineage.science.phantom.room import FIRST_LUMBAR_DISC, narrowing
+from spineage.science.spine.labels import disc_name
 
 WORDS = ("mild", "moderate", "severe")
 READER_SD = 0.045

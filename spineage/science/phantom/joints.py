@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from spineage.science.labels import LEVELS, SEMANTIC
 from spineage.science.phantom.canvas import Array, Box, Canvas, capsule, ellipsoid, texture
 from spineage.science.phantom.population import Exam
-from spineage.science.phantom.skeleton import Disc, Spine
+from spineage.science.phantom.skeleton import DrawnDisc, Spine
 from spineage.science.phantom.tissue import ANNULUS, CORTEX, LIGAMENT, blend, nucleus
+from spineage.science.spine.labels import LEVELS, SEMANTIC
 
 BULGE_MM = 3.4
 """Reach of a bulge of severity 1 behind the endplates."""
@@ -23,7 +23,7 @@ def bulge_mm(exam: Exam, disc: int) -> float:
     return scale * BULGE_MM * float(np.clip(exam.severities["bulge"][disc], 0, 1.5))
 
 
-def draw_disc(canvas: Canvas, exam: Exam, disc: Disc) -> None:
+def draw_disc(canvas: Canvas, exam: Exam, disc: DrawnDisc) -> None:
     """A disc, larger than its space: the bodies drawn over it cut it to shape."""
     a = disc.half_depth
     tall = disc.height / 2 + 3.2
@@ -44,7 +44,7 @@ def draw_disc(canvas: Canvas, exam: Exam, disc: Disc) -> None:
     canvas.label(box, distance, SEMANTIC["disc"], LEVELS[f"disc_below_{disc.upper}"])
 
 
-def _outline(box: Box, disc: Disc, behind: float, tall: float) -> Array:
+def _outline(box: Box, disc: DrawnDisc, behind: float, tall: float) -> Array:
     a, b = disc.half_depth, disc.half_width
     edge = np.clip(1 - (np.abs(box.v) / (0.75 * disc.height + 1.2)) ** 2, 0, 1)
     reach = a + np.where(box.u < 0, behind, 0.35 * behind + 0.4) * edge
@@ -54,7 +54,7 @@ def _outline(box: Box, disc: Disc, behind: float, tall: float) -> Array:
     return out
 
 
-def _signal(box: Box, exam: Exam, disc: Disc, pixel_mm: float) -> Array:
+def _signal(box: Box, exam: Exam, disc: DrawnDisc, pixel_mm: float) -> Array:
     """Bright nucleus with its cleft, dark annulus; both fade into one another as the disc dries."""
     dry = float(exam.severities["nucleus"][disc.index])
     a, b = disc.half_depth, disc.half_width
@@ -91,7 +91,7 @@ def draw_schmorl_nodes(canvas: Canvas, exam: Exam, spine: Spine) -> None:
         canvas.label(box, hole, SEMANTIC["disc"], LEVELS[f"disc_below_{disc.upper}"])
 
 
-def draw_flavum(canvas: Canvas, exam: Exam, spine: Spine, disc: Disc) -> None:
+def draw_flavum(canvas: Canvas, exam: Exam, spine: Spine, disc: DrawnDisc) -> None:
     """Ligamentum flavum: dark, from lamina to lamina behind the sac, thicker with wear."""
     i = round(spine.course.along[f"disc_below_{disc.upper}"])
     depth, wide = float(spine.course.depth[i]), float(spine.course.half_width[i])

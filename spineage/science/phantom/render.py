@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spineage.science.geometry import Volume
 from spineage.science.phantom.anatomy import build_spine
 from spineage.science.phantom.body import draw_body
 from spineage.science.phantom.bones import draw_atlas_and_dens, draw_vertebra
@@ -24,6 +23,7 @@ from spineage.science.phantom.room import measure_room
 from spineage.science.phantom.sacral import draw_sacrum
 from spineage.science.phantom.scanner import scan
 from spineage.science.phantom.skeleton import Spine
+from spineage.science.scan.geometry import Volume
 
 DEPTH_MM, LENGTH_MM = 204.8, 691.2  # 128 x 432 pixels at demo resolution
 BEHIND_MM = 112.0  # of the field of view, behind the middle of the bodies
@@ -31,7 +31,7 @@ BEHIND_MM = 112.0  # of the field of view, behind the middle of the bodies
 
 @dataclass(frozen=True)
 class Rendered:
-    """A whole-spine scan on one grid: image float32, semantic and levels uint8 (see science/labels.py)."""
+    """A whole-spine scan on one grid: image float32, semantic and levels uint8 (see `spine/labels.py`)."""
 
     image: Volume
     semantic: Volume

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from spineage.science.labels import LEVELS, SEMANTIC
 from spineage.science.phantom.anatomy import SACRUM
 from spineage.science.phantom.canvas import Canvas, Frame, capsule, ellipsoid, texture
 from spineage.science.phantom.population import Exam
 from spineage.science.phantom.skeleton import Spine
 from spineage.science.phantom.tissue import CORTEX, EPIDURAL_FAT, marrow
+from spineage.science.spine.labels import LEVELS, SEMANTIC
 
 HALF_WIDTHS = (52.0, 44.0, 36.0, 28.0, 20.0)
 CANAL_MM = (14.0, 10.5, 7.0, 4.5, 3.0)

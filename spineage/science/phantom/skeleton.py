@@ -29,7 +29,7 @@ class Vertebra:
 
 
 @dataclass(frozen=True)
-class Disc:
+class DrawnDisc:
     """One disc, between the endplates of its neighbours. `index` 0 is C2/3."""
 
     index: int
@@ -66,7 +66,7 @@ class Spine:
     """Everything that is drawn has its place here. `dens` is at the tip of the dens."""
 
     vertebrae: tuple[Vertebra, ...]
-    discs: tuple[Disc, ...]
+    discs: tuple[DrawnDisc, ...]
     sacrum: tuple[Frame, ...]
     dens: Frame
     scale: float

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from spineage.science.geometry import Volume
 from spineage.science.phantom.scanner import Scanner
+from spineage.science.scan.geometry import Volume
 
 OVERLAP = 0.2
 """Share of a station that its neighbour shows too."""

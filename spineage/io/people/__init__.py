@@ -1,0 +1,1 @@
+"""Tables about people: read with distrust, joined by keyed hashes."""

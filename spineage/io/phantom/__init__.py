@@ -1,0 +1,1 @@
+"""Phantom exams as real DICOM."""

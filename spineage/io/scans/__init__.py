@@ -1,0 +1,1 @@
+"""Any file of the input, and one scan from its files."""

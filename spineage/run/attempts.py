@@ -1,0 +1,89 @@
+"""Scans that failed run after run: after some runs they are left alone, until the code changes or one asks.
+
+A scan may kill its worker each time, hang each time, or meet a bug each time. No row of a table is the answer
+to it, for another machine or a mended program may do it; so what was tried is kept beside the tables. Other
+weights are another address, with attempts of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import spineage
+from spineage.errors import TRANSIENT, BadStudy
+from spineage.io.storage.pointers import read_object
+from spineage.io.storage.store import Store
+
+Key = tuple[str, str]
+COUNTED: Final = TRANSIENT - {"changed_since_ingest", "damaged_part"}
+"""The others wait for another stage, not for another try."""
+
+
+class Attempts:
+    """How often each scan of a stage's folder has failed, in a file there; one run writes at a time."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store, self._file = store, f"{folder}/attempts.json"
+        self._runs: dict[Key, tuple[int, str]] = {
+            (scan_id, source_digest): (runs, code)
+            for scan_id, source_digest, runs, code in self._kept()
+        }
+
+    def given_up(self, after: int) -> dict[Key, str]:
+        """The scans that failed in so many runs, with their last code."""
+        return {key: code for key, (runs, code) in self._runs.items() if runs >= after}
+
+    def add(self, failed: dict[Key, str]) -> None:
+        """Note the scans of one run that failed, by their codes; what failed otherwise is not counted."""
+        for key, code in failed.items():
+            if code in COUNTED:
+                self._runs[key] = self._runs.get(key, (0, ""))[0] + 1, code
+        rows = [[*key, runs, code] for key, (runs, code) in sorted(self._runs.items())]
+        if rows or self._store.exists(self._file):
+            content = {"program": digest_of_program(), "scans": rows}
+            self._store.write(self._file, json.dumps(content).encode())
+
+    def forget(self) -> None:
+        """Every scan may be tried again."""
+        self._runs.clear()
+
+    def _kept(self) -> list[Any]:
+        """None when the program was another one, or the file is damaged: then they are tried again."""
+        try:
+            found = read_object(self._store, self._file, "remove it")
+        except (FileNotFoundError, BadStudy):
+            return []
+        rows = found.get("scans")
+        is_ours = found.get("program") == digest_of_program() and isinstance(rows, list)
+        return [row for row in rows if _is_row(row)] if is_ours and rows else []
+
+
+def described(given_up: dict[Key, str], after: int) -> str:
+    """One line for people."""
+    codes = ", ".join(f"{n} {code}" for code, n in Counter(given_up.values()).most_common())
+    return (
+        f"  {len(given_up)} scans are left alone, which failed in {after} runs ({codes}): another version "
+        "tries them again, and so does --retry"
+    )
+
+
+@functools.cache
+def digest_of_program() -> str:
+    """Over the source of this package."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(spineage.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, list)
+        and [type(value) for value in row] == [str, str, int, str]
+        and row[3] in COUNTED
+    )

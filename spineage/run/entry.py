@@ -1,0 +1,154 @@
+"""The way in, shared by the CLI and the jobs: read the study, run stages, end with the right exit code.
+
+0 done (refused scans are counted, not an error), 1 unexpected, 2 the study or a place is at fault, 3 stopped
+early, 130 interrupted, 143 stopped (SIGTERM: `ray job stop`, a scheduler).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+from spineage import unexpected
+from spineage.engine import session
+from spineage.engine.quiet import native_talk_kept
+from spineage.errors import BadStudy, MetBugs, StoppedEarly
+from spineage.io.storage.trouble import SURELY_OF_DISKS, describe
+from spineage.privacy import keep_private
+from spineage.run.context import Context
+from spineage.run.counts import Counts
+from spineage.run.lasting import require_lasting
+from spineage.run.runner import run_stages
+from spineage.study import Study, on_ray, places_of, read_study
+from spineage.uris import without_logins
+
+RETRY: Final = "also try scans that were given up after they failed in run after run"
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM: everything on the way lets go as it does for an interrupt."""
+
+
+def _stop(number: int, frame: object) -> None:
+    """Say it first, past all buffers: three seconds later `ray job stop` kills what is still letting go."""
+    _on_sigterm(signal.SIG_DFL)  # a second one ends the process at once
+    with suppress(OSError, ValueError):
+        os.write(
+            sys.stderr.fileno(), b"spineage: stopped; what is done is kept, run again to go on\n"
+        )
+    raise Stopped
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Run it; whatever goes wrong becomes one sentence and an exit code, a bug too."""
+    keep_private()
+    before = signal.getsignal(signal.SIGTERM)
+    _on_sigterm(_stop)
+    try:
+        with native_talk_kept():
+            try:
+                work()
+            finally:
+                session.disconnect()
+    except BadStudy as error:
+        _complain(_own_words(error))
+        return 2
+    except StoppedEarly as error:
+        _complain(_own_words(error))
+        return 3
+    except Stopped:
+        return 143
+    except MetBugs as error:
+        _complain(_own_words(error))
+        return 1
+    except KeyboardInterrupt:
+        _complain("interrupted; what is done is kept, run again to go on")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough (`| head`)
+        return 1
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in SURELY_OF_DISKS:  # wherever it was met
+            _complain(f"a file cannot be read or written: {describe(error)}")
+            return 2
+        _complain(unexpected.describe(error))
+        return 1
+    finally:
+        _on_sigterm(before)
+    return 0
+
+
+def _on_sigterm(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _own_words(error: Exception) -> str:
+    """What the error says; of one that Ray carried here, without the traceback that Ray adds."""
+    return str(getattr(error, "cause", None) or error)
+
+
+def _complain(sentence: str) -> None:
+    print(f"spineage: {without_logins(sentence)}", file=sys.stderr)
+
+
+def open_study(study: str, workspace: str | None = None, ray: str | None = None) -> Study:
+    """The study file with execution options laid over it. Raises BadStudy for places that do not last."""
+    found = read_study(study, workspace=workspace)
+    require_lasting(places_of(found))
+    return on_ray(found, ray) if ray else found
+
+
+def run_job(stages: Sequence[str], description: str) -> int:
+    """What a file in `jobs/` does: parse, connect, run, exit."""
+    unexpected.install()
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--study", required=True, help="the study file")
+    parser.add_argument("--workspace", help="folder or URI of the results; default: the study's")
+    parser.add_argument("--retry", action="store_true", help=RETRY)
+    parser.add_argument("--ray", help="address of a Ray cluster; default: the job's own")
+    options = parser.parse_args()
+
+    def work() -> None:
+        study = open_study(options.study, options.workspace, options.ray)
+        run_all(Context(study, say=say, retry=options.retry), stages)
+
+    return guarded(work)
+
+
+def run_all(context: Context, stages: Sequence[str]) -> None:
+    """Run the stages and say how they went. Raises MetBugs when some scan or file met one."""
+    counts = run_stages(context, stages)
+    last_lines(counts)
+    bugs = [f"{place} ({n} scans)" for place, n in context.bugs.most_common()]
+    if num := sum(ended.unused.get("bug", 0) for ended in counts.values()):
+        bugs.append(f"{num} files of the input: `spineage show files` says where of each")
+    if bugs:
+        raise MetBugs(
+            f"all that could be done is done, but there are bugs to report: {'; '.join(bugs)}; the private "
+            "logs of the workers have the tracebacks"
+        )
+
+
+def say(text: str) -> None:
+    """One line at once, also into a pipe; an address in it has no login."""
+    print(without_logins(text), flush=True)
+
+
+def last_lines(counts: Mapping[str, Counts]) -> None:
+    """How many were scored, refused (by code) and left: the last thing a run says."""
+    for stage, ended in counts.items():
+        rest = replace(ended, refused={}).flat()
+        say(
+            f"{stage:10s} "
+            + (", ".join(f"{n} {key}" for key, n in rest.items()) or "nothing to do")
+        )
+        for code, n in sorted(ended.refused.items()):
+            say(f"{'':10s} {n} refused: {code}")

@@ -1,0 +1,1 @@
+"""Who is normal: findings as numbers, groups of people, the rules, and how firm the answer is."""

@@ -1,0 +1,171 @@
+"""Is a series a sagittal T2 of the spine? Physics and geometry first, description second.
+
+The questions are asked in the order of QUESTIONS, and the first that fails names the refusal.
+DERIVED alone refuses nothing: every image of some scanners is DERIVED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from spineage.errors import BadScan
+from spineage.science.scan.series import FAT_OR_WATER, TILED, Header, SeriesLimits, View, look
+
+
+@dataclass(frozen=True)
+class Series:
+    """The answer for one series: what was measured, and a fault code, "" when accepted."""
+
+    view: View
+    code: str
+    message: str
+
+    @property
+    def series_id(self) -> str:
+        return self.view.first.series_id
+
+    @property
+    def span_mm(self) -> tuple[float, float]:
+        """Lowest and highest S of its field of view."""
+        assert self.view.grid is not None
+        low, high = self.view.grid.bounds_mm[:, 2]
+        return float(low), float(high)
+
+
+def judge_series(headers: Sequence[Header], limits: SeriesLimits) -> Series:
+    """Measure one series and answer for it; `headers` are all its files in any order."""
+    view = look(headers, limits)
+    for question in QUESTIONS:
+        try:
+            question(view, limits)
+        except BadScan as fault:
+            return Series(view, fault.code, str(fault))
+    return Series(view, "", "a sagittal T2 of the spine")
+
+
+def is_an_image(view: View, limits: SeriesLimits) -> None:
+    """An MR image at all: modality, values, colour, phase and derived maps."""
+    header = view.first
+    if any(h.physics.modality != "MR" for h in view.headers):
+        raise BadScan("not_mr", "the modality is not MR")
+    if header.value_fault:
+        raise BadScan(*header.value_fault)
+    if any(h.physics.is_colour for h in view.headers):
+        raise BadScan("not_an_image", "a colour picture or secondary capture")
+    if header.kind == "nifti" and "ct" in header.words:
+        raise BadScan("not_mr", "its name says CT")
+    if header.kind == "nifti" and header.words & {"labels", "map"}:
+        raise BadScan("not_an_image", "its name says that it is a mask, a label image or a map")
+    if not view.num_images:
+        raise BadScan("not_an_image", "a phase, field or derived map")
+
+
+def is_no_localizer(view: View, limits: SeriesLimits) -> None:
+    """Three planes in one series, or called a localizer."""
+    header = view.first
+    if "LOCALIZER" in header.physics.image_type or "localizer" in header.words:
+        raise BadScan("localizer", "it is called a localizer")
+    if {"sagittal", "coronal", "axial"} <= set(view.planes):
+        raise BadScan("localizer", "one series holds three planes, as a localizer does")
+
+
+def has_t2_physics(view: View, limits: SeriesLimits) -> None:
+    """Sequence, inversion, fat suppression, TE and TR; what the header does not say passes here."""
+    physics, echo_ms = view.first.physics, view.echo_ms
+    if "EP" in physics.sequence:
+        raise BadScan("not_t2", "echo-planar, as in functional and diffusion imaging")
+    if physics.image_type & TILED:
+        raise BadScan("tiled", "many slices in one picture: export it as one image a slice")
+    if "GR" in physics.sequence:
+        raise BadScan("not_t2", "a gradient echo; expected a spin echo")
+    if "IR" in physics.sequence or (physics.inversion_ms or 0) > 0:
+        raise BadScan("not_t2", "an inversion recovery (STIR or FLAIR); expected plain T2")
+    if physics.is_fat_suppressed or physics.image_type & FAT_OR_WATER:
+        raise BadScan("not_t2", "fat or water is suppressed; expected plain T2, with bright marrow")
+    if echo_ms is not None and echo_ms < limits.min_echo_ms:
+        raise BadScan(
+            "not_t2", f"TE is {echo_ms:.0f} ms, expected at least {limits.min_echo_ms:.0f}"
+        )
+    repetition_ms = physics.repetition_ms
+    if repetition_ms is not None and repetition_ms < limits.min_repetition_ms:
+        raise BadScan(
+            "not_t2",
+            f"TR is {repetition_ms:.0f} ms, expected at least {limits.min_repetition_ms:.0f}",
+        )
+
+
+def is_sagittal(view: View, limits: SeriesLimits) -> None:
+    """Positions are there, some slices are sagittal, and all point in one direction."""
+    if not view.has_geometry or not view.planes:
+        raise BadScan("no_geometry", "position, orientation or pixel spacing is missing or invalid")
+    if "sagittal" not in view.planes and not view.is_isotropic:
+        planes = " and ".join(sorted(set(view.planes)))
+        raise BadScan(
+            "not_sagittal",
+            f"slices are {planes}; expected sagittal within {limits.max_tilt_degrees:g} degrees",
+        )
+    if len(view.planes) > 1:
+        raise BadScan(
+            "mixed_orientation",
+            f"slices point in {len(view.planes)} directions; export each stack as its own series",
+        )
+
+
+def is_named_t2(view: View, limits: SeriesLimits) -> None:
+    """The description must say T2, and no more than that, where physics does not say it."""
+    words = view.first.words
+    if view.echo_ms is not None:
+        return
+    if "t2" not in words:
+        raise BadScan("not_t2", "neither an echo time nor the description says T2")
+    if words & {"stir", "fat suppressed", "t2star", "t1"}:
+        raise BadScan("not_t2", "the description says STIR, fat-suppressed, T1 or T2*")
+
+
+def shows_a_spine(view: View, limits: SeriesLimits) -> None:
+    """The field of view holds a spine, and no description names another part of the body.
+
+    A series that calls itself spine is believed over a study that calls itself brain; one that says
+    nothing is left to the segmenter, which refuses what shows no spine.
+    """
+    assert view.grid is not None
+    width_mm, _, length_mm = view.grid.extent_mm
+    if length_mm < limits.min_extent_mm:
+        raise BadScan(
+            "not_spine",
+            f"the field of view is {length_mm:.0f} mm along the body, expected at least "
+            f"{limits.min_extent_mm:.0f}",
+        )
+    if not view.stack_fault and width_mm > limits.max_width_mm:
+        raise BadScan(
+            "not_spine",
+            f"slices span {width_mm:.0f} mm from side to side, at most {limits.max_width_mm:.0f}",
+        )
+    for words in (view.first.words, view.first.study_words):
+        if "spine" in words:
+            return
+        if words & {"head", "other body"}:
+            raise BadScan("not_spine", "the description names another part of the body")
+
+
+def is_a_stack(view: View, limits: SeriesLimits) -> None:
+    """Enough slices, evenly spaced along a straight line."""
+    if view.num_slices < limits.min_slices:
+        raise BadScan(
+            "too_few_slices", f"{view.num_slices} slices, expected at least {limits.min_slices}"
+        )
+    if view.stack_fault:
+        raise view.stack_fault
+
+
+QUESTIONS: Final[tuple[Callable[[View, SeriesLimits], None], ...]] = (
+    is_an_image,
+    is_no_localizer,
+    has_t2_physics,
+    is_sagittal,
+    is_named_t2,
+    shows_a_spine,
+    is_a_stack,
+)

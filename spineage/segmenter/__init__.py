@@ -1,0 +1,1 @@
+"""The network that draws the spine: the only room that imports nnunetv2."""

@@ -1,0 +1,1 @@
+"""A volume in, labels out: nnU-Net's answer without its pickles, threads and files."""

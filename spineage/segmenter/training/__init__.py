@@ -1,0 +1,1 @@
+"""nnU-Net's own training, on one's own scans."""

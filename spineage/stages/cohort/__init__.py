@@ -1,0 +1,1 @@
+"""cohort: who is normal, once and over many draws."""

@@ -1,0 +1,1 @@
+"""ingest: from files to series, scans and refusals."""

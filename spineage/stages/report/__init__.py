@@ -1,0 +1,1 @@
+"""report: from the study's tables and a few slices to one HTML file."""

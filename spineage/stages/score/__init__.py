@@ -1,0 +1,1 @@
+"""score: a spine age and a gap for every scan."""

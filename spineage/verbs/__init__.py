@@ -1,0 +1,1 @@
+"""What `spineage` can do beside the stages: make, look, check, import and train."""

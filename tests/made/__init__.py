@@ -1,0 +1,1 @@
+"""What tests are made of: small worlds, people, spines, models and attackers."""
