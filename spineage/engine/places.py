@@ -31,6 +31,8 @@ SMALLEST_SHARE: Final = 0.02
 """Of the cores that workers would like: they share processors then, and start all the same."""
 SHRINK: Final = 0.3
 QUICK_S: Final = 1.5
+IDLE_S: Final = 20.0
+"""For a place where nothing else runs: it will come, however slow the machine is."""
 EVERY_S: Final = 30.0
 LOOK_S: Final = 5.0
 """Between two looks at the nodes while workers are at work."""
@@ -131,7 +133,7 @@ def share_of_cores(needs: Sequence[Need], tell: Tell = aloud) -> float:
     share = min(1.0, _free("CPU") / wanted, most / largest)
     while share > SMALLEST_SHARE:
         wanted_places = _all(needs, share)
-        if _hold(wanted_places) and _are_free(wanted_places, QUICK_S):
+        if _hold(wanted_places) and _are_free(wanted_places, IDLE_S if _is_idle() else QUICK_S):
             return share
         share *= SHRINK
     _wait(_all(needs, SMALLEST_SHARE), needs, tell)
@@ -317,6 +319,10 @@ def _total() -> Amounts:
 
 def _free(kind: str) -> float:
     return float(ray.available_resources().get(kind, 0.0))
+
+
+def _is_idle() -> bool:
+    return all(_free(kind) >= n - 1 / UNIT for kind, n in _total().items())
 
 
 def _amount(places: Sequence[Place]) -> str:

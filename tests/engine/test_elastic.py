@@ -62,7 +62,7 @@ from tests.made.fakes import Wait, WriteLines
 
 session.connect(sys.argv[1])
 rows = [{"scan_id": str(i), "source_digest": "d", "value": i} for i in range(60)]
-steps = [Step(Wait, {"seconds": 0.5}, name="slow", workers=5, num_cpus=0.3)]
+steps = [Step(Wait, {"seconds": 1.0}, name="slow", workers=5, num_cpus=0.3)]
 print(dict(run_rows(rows, steps, Step(WriteLines, {"folder": sys.argv[2]}, num_cpus=0.3))))
 """
 
@@ -152,7 +152,8 @@ def test_rows_go_on_with_fewer_workers_when_a_node_that_they_need_is_lost(tmp_pa
         os.killpg(cluster.daemons[-1].pid, signal.SIGKILL)
         said, complaint = rows.communicate(timeout=200)
     assert "{'ok': 60}" in said, complaint
-    assert "a node was lost: what is left is served by workers on those that are there" in complaint
+    told = "a node was lost: what is left is served by workers on those that are there"
+    assert told in complaint, complaint
     assert len(list(found.iterdir())) == 60
 
 
