@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from spineage.errors import BadStudy
 from spineage.flow import RESCORE, ROAD, STAGES, Stage
 from spineage.privacy import keep_private
 from spineage.run import entry
+from spineage.study import Study
 from spineage.tables import TABLES
 
 app = typer.Typer(
@@ -28,6 +30,16 @@ Workspace = Annotated[str | None, typer.Option(help="folder or URI of the result
 RayAddress = Annotated[str | None, typer.Option("--ray", help="address of a Ray cluster")]
 MAX_SEED = 2**32 - 1
 Retry = Annotated[bool, typer.Option("--retry", help=entry.RETRY)]
+OnlyPlan = Annotated[bool, typer.Option("--plan", help=entry.PLAN)]
+NoRay = Annotated[
+    bool, typer.Option("--no-ray", help="in this process alone, one scan after another")
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", help="with --no-ray, such as 3/16: the third of 16 shares of the scans"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -53,29 +65,54 @@ def _ends(code: int) -> None:
 
 
 def _add_stage(stage: Stage) -> None:
-    def verb(
+    def of_scans(
         study: StudyFile = "study.yaml",
         workspace: Workspace = None,
         ray: RayAddress = None,
         retry: Retry = False,
+        only_plan: OnlyPlan = False,
+        no_ray: NoRay = False,
+        shard: ShardOption = None,
     ) -> None:
-        _run([stage.name], study, workspace, ray, retry)
+        _run([stage.name], study, workspace, ray, retry, only_plan, no_ray, shard)
+
+    def at_once(
+        study: StudyFile = "study.yaml",
+        workspace: Workspace = None,
+        ray: RayAddress = None,
+        retry: Retry = False,
+        only_plan: OnlyPlan = False,
+    ) -> None:
+        _run([stage.name], study, workspace, ray, retry, only_plan)
 
     told = {"Reads": stage.reads, "Fills in": stage.fills, "Writes": stage.writes}
     tables = "".join(f" {verb} {', '.join(names)}." for verb, names in told.items() if names)
     inputs = f" Of inputs: {', '.join(stage.files)}." if stage.files else ""
     help_text = f"{stage.does[0].upper()}{stage.does[1:]}.{inputs}{tables}"
-    app.command(stage.name, help=help_text)(verb)
+    app.command(stage.name, help=help_text)(of_scans if "faults" in stage.writes else at_once)
 
 
 def _run(
-    stages: list[str], study: str, workspace: str | None, ray: str | None, retry: bool
+    stages: list[str],
+    study: str,
+    workspace: str | None,
+    ray: str | None,
+    retry: bool,
+    only_plan: bool,
+    no_ray: bool = False,
+    shard: str | None = None,
 ) -> None:
     def work() -> None:
-        from spineage.run.context import Context
+        from spineage.run.context import Context, read_shard
 
         opened = entry.open_study(study, workspace, ray)
-        entry.run_all(Context(opened, say=entry.say, retry=retry), stages)
+        share = read_shard(shard) if shard else None
+        if share and not no_ray:
+            raise BadStudy(
+                "--shard is for runs without Ray, which shares out scans itself: add --no-ray"
+            )
+        context = Context(opened, say=entry.say, retry=retry, is_alone=no_ray, shard=share)
+        entry.run_all(context, stages, only_plan=only_plan)
 
     _ends(entry.guarded(work))
 
@@ -90,9 +127,10 @@ def rescore(
     workspace: Workspace = None,
     ray: RayAddress = None,
     retry: Retry = False,
+    only_plan: OnlyPlan = False,
 ) -> None:
     """Find new exams, then a spine age for every scan that has none under this model: ingest and score."""
-    _run([*RESCORE], study, workspace, ray, retry)
+    _run([*RESCORE], study, workspace, ray, retry, only_plan)
 
 
 @app.command()
@@ -103,6 +141,7 @@ def run(
     workspace: Workspace = None,
     ray: RayAddress = None,
     retry: Retry = False,
+    only_plan: OnlyPlan = False,
 ) -> None:
     """Run several stages in order: the whole road, or a stretch of it."""
     names = [stage.name for stage in ROAD]
@@ -119,7 +158,7 @@ def run(
             f"spineage: {first} comes after {last}: the road is {', '.join(names)}", file=sys.stderr
         )
         raise typer.Exit(2)
-    _run(stretch, study, workspace, ray, retry)
+    _run(stretch, study, workspace, ray, retry, only_plan)
 
 
 @app.command()
@@ -417,6 +456,93 @@ def show(
         else:
             for grid in shown.grids(table, data):
                 Console().print(grid)
+
+    _ends(entry.guarded(work))
+
+
+@app.command()
+def submit(
+    job: Annotated[str, typer.Argument(help="rescore, run, or a stage")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(help="after --: options of the job, e.g. -- --from segment"),
+    ] = None,
+    study: StudyFile = "study.yaml",
+    workspace: Workspace = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="dashboard of the cluster, http://HEAD:8265; default: $RAY_API_SERVER_ADDRESS, "
+            "$RAY_ADDRESS, this machine's"
+        ),
+    ] = None,
+    retry: Retry = False,
+    only_plan: OnlyPlan = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="end this study's job that is at work")
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="submit it, and do not follow it")
+    ] = False,
+    with_code: Annotated[
+        bool,
+        typer.Option(
+            "--with-code",
+            help="upload this spineage too, for a cluster that has another version of it",
+        ),
+    ] = False,
+) -> None:
+    """Run a job on a Ray cluster and follow it to its end, with its exit code.
+
+    One job a study and workspace: asked for again while it is at work it is followed; asked for when it
+    has ended it goes on with what is missing. Only the study file is uploaded.
+    """
+
+    def work() -> None:
+        from spineage.verbs import submit as submitted
+
+        opened = entry.open_study(study, workspace)
+        if only_plan:
+            _tell_plan_of(job, opened)
+            return
+        if stop:
+            code.append(submitted.stop(job, opened, address=address, say=entry.say))
+            return
+        code.append(
+            submitted.submit(
+                job, opened, address=address, options=[*(["--retry"] if retry else []), *(options or [])],
+                wait=not no_wait, with_code=with_code, say=entry.say,
+            )
+        )  # fmt: skip
+
+    code: list[int] = []
+    _ends(entry.guarded(work) or (code or [0])[0])
+
+
+def _tell_plan_of(job: str, opened: Study) -> None:
+    from spineage.run.context import Context
+
+    stages = {"rescore": [*RESCORE], "run": [stage.name for stage in ROAD]}.get(job, [job])
+    entry.run_all(Context(opened, say=entry.say), stages, only_plan=True)
+
+
+@app.command()
+def status(
+    study: StudyFile = "study.yaml", workspace: Workspace = None, as_json: AsJson = False
+) -> None:
+    """Say how far each stage is: done, faults by code, rate, time left, and who works on it."""
+
+    def work() -> None:
+        from spineage.verbs import status as shown
+
+        statuses = list(shown.look(entry.open_store(study, workspace)))
+        if as_json:
+            print(json.dumps([asdict(one) for one in statuses]))
+            return
+        for one in statuses:
+            entry.say(one.line())
+        if not statuses:
+            entry.say("nothing has run in this workspace yet")
 
     _ends(entry.guarded(work))
 

@@ -484,7 +484,8 @@ class Score(Section):
 
     model: str | None = Field(
         None,
-        description="models:/spine-age@champion, or a bundle folder; none means this study's own",
+        description="a model of the registry (models:/spine-age@champion; of a study with a name of its own "
+        "models:/spine-age-NAME@champion), or a bundle folder; none means this study's own",
     )
 
 

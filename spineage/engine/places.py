@@ -9,11 +9,8 @@ that grows (`session.may_grow`) sees it as demand, and is waited for.
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -34,9 +31,6 @@ QUICK_S: Final = 1.5
 IDLE_S: Final = 20.0
 """For a place where nothing else runs: it will come, however slow the machine is."""
 EVERY_S: Final = 30.0
-LOOK_S: Final = 5.0
-"""Between two looks at the nodes while workers are at work."""
-LOST: Final = signal.SIGUSR2
 UNIT: Final = 1e4
 """Ray counts resources in ten thousandths."""
 
@@ -99,7 +93,7 @@ def on_gpus(needs: Sequence[Need], tell: Tell = aloud) -> list[Need]:
         grows = False
         for i, most in enumerate(asked):
             more = [n + (j == i) for j, n in enumerate(fitting)]
-            if fitting[i] < most and _hold(_sized(needs, more)):
+            if fitting[i] < most and could_hold(_sized(needs, more)):
                 fitting, grows = more, True
     if any(most and not n for most, n in zip(asked, fitting, strict=True)):
         one_each = _sized(needs, [int(most > 0) for most in asked])
@@ -122,21 +116,22 @@ def on_gpus(needs: Sequence[Need], tell: Tell = aloud) -> list[Need]:
 def share_of_cores(needs: Sequence[Need], tell: Tell = aloud) -> float:
     """The largest share of their cores with which all workers have a place at once; waits until they have."""
     if session.may_grow():
-        _wait(_all(needs, 1.0), needs, tell)
+        _wait(all_places(needs, 1.0), needs, tell)
         return 1.0
     wanted = sum(need.workers * need.cpus for need in needs)
     largest = max((need.cpus for need in needs), default=0.0)
     if not wanted:
-        _wait(_all(needs, 1.0), needs, tell)
+        _wait(all_places(needs, 1.0), needs, tell)
         return 1.0
     most = max((node.cpus for node in _nodes()), default=0.0)
     share = min(1.0, _free("CPU") / wanted, most / largest)
     while share > SMALLEST_SHARE:
-        wanted_places = _all(needs, share)
-        if _hold(wanted_places) and _are_free(wanted_places, IDLE_S if _is_idle() else QUICK_S):
+        wanted_places = all_places(needs, share)
+        within_s = IDLE_S if _is_idle() else QUICK_S
+        if could_hold(wanted_places) and _are_free(wanted_places, within_s):
             return share
         share *= SHRINK
-    _wait(_all(needs, SMALLEST_SHARE), needs, tell)
+    _wait(all_places(needs, SMALLEST_SHARE), needs, tell)
     return SMALLEST_SHARE
 
 
@@ -147,64 +142,13 @@ def wait_for(needs: Sequence[Need], remedy: str, tell: Tell = aloud) -> None:
     """
     if not session.may_grow():
         _require_labels(needs)
-    places = _all(needs, 1.0)
-    if not (_hold(places) or session.may_grow()):
+    places = all_places(needs, 1.0)
+    if not (could_hold(places) or session.may_grow()):
         raise BadStudy(
             f"{_listed(needs)} takes {_amount(places)} at once and the cluster has "
             f"{_amount(_nodes())} on {len(_nodes())} nodes: {remedy}"
         )
     _wait(places, needs, tell)
-
-
-class LostPlaces(Exception):
-    """Nodes were lost, and those that are left do not hold what is at work."""
-
-
-class Watch:
-    """Looks after the places of workers that are at work: Ray would have those of a lost node wait for ever.
-
-    Of a `with` block in the main thread; `waiting` raises LostPlaces when nodes are lost and the others do
-    not hold the workers.
-    """
-
-    def __init__(self, needs: Sequence[Need], share: float) -> None:
-        self._places = _all(needs, share)
-        self._is_lost, self._is_waiting = False, False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._is_heard = threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> Watch:
-        if self._is_heard:
-            self._before = signal.signal(LOST, self._wake)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._ended.set()
-        if self._is_heard:
-            self._thread.join()
-            signal.signal(LOST, self._before)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around what would wait for ever."""
-        self._is_waiting = True
-        try:
-            yield
-        finally:
-            self._is_waiting = False
-
-    def _look(self) -> None:
-        while not self._ended.wait(LOOK_S):
-            with suppress(Exception):  # a head that does not answer is told elsewhere
-                self._is_lost = self._is_lost or not _hold(self._places)
-                if self._is_lost:
-                    signal.pthread_kill(threading.main_thread().ident or 0, LOST)
-
-    def _wake(self, number: int, frame: object) -> None:
-        if self._is_lost and self._is_waiting:
-            raise LostPlaces
 
 
 def _require_labels(needs: Sequence[Need]) -> None:
@@ -220,7 +164,7 @@ def _require_labels(needs: Sequence[Need]) -> None:
 
 
 def _wait(places: list[Place], needs: Sequence[Need], tell: Tell) -> None:
-    if places and not (_hold(places) or session.may_grow()):
+    if places and not (could_hold(places) or session.may_grow()):
         raise BadStudy(
             f"{_listed(needs)} take {_amount(places)} at least and the cluster has "
             f"{_amount(_nodes())} on {len(_nodes())} nodes: ask for fewer workers"
@@ -260,7 +204,7 @@ def _are_free(places: list[Place], within_s: float) -> bool:
         remove_placement_group(group)
 
 
-def _hold(places: list[Place]) -> bool:
+def could_hold(places: list[Place]) -> bool:
     """Whether the nodes could hold them if nothing else ran: the largest first, where it first fits.
 
     A part of a GPU lies on one device.
@@ -296,10 +240,11 @@ def _placed(place: Place, cpus: float, devices: list[float]) -> tuple[float, lis
 
 def _sized(needs: Sequence[Need], workers: Sequence[int]) -> list[Place]:
     sized = [replace(need, workers=n) for need, n in zip(needs, workers, strict=True)]
-    return _all(sized, 1.0)
+    return all_places(sized, 1.0)
 
 
-def _all(needs: Sequence[Need], share: float) -> list[Place]:
+def all_places(needs: Sequence[Need], share: float) -> list[Place]:
+    """The places of all workers, each with this share of its cores."""
     return [place for need in needs for place in need.places(share)]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from spineage.errors import SpineageError
+from spineage.errors import BadStudy, SpineageError
 from spineage.privacy import PRIVATE_FILE, PRIVATE_FOLDER, UNASKED, state_folder
 from spineage.unexpected import as_unexpected, described_in
 
@@ -117,3 +117,28 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call it as a task of its own name, whose unexpected error is a sentence."""
     with in_a_sentence(getattr(function, "__name__", "a task")):
         return function(*args)
+
+
+@contextmanager
+def plain_bad_study() -> Iterator[None]:
+    """A BadStudy that a worker met is raised here as it was: one sentence, without the worker's traceback."""
+    try:
+        yield
+    except Exception as error:
+        if (found := _study_error(error)) is None or found is error:
+            raise
+        raise found from None
+
+
+def _study_error(error: BaseException) -> BadStudy | None:
+    met: set[int] = set()
+    waiting: list[BaseException] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BadStudy) and not hasattr(one, "cause"):
+            return one
+        met.add(id(one))
+        failures = getattr(one, "worker_failures", {})  # Ray Train's, by rank
+        inner = (getattr(one, "cause", None), one.__cause__, one.__context__, *failures.values())
+        waiting += [e for e in inner if isinstance(e, BaseException) and id(e) not in met]
+    return None

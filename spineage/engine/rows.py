@@ -12,6 +12,7 @@ A row crosses between steps as one opaque cell: arrow would promote dtypes and n
 from __future__ import annotations
 
 import gc
+import json
 import math
 import os
 import pickle
@@ -19,7 +20,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from contextlib import closing
@@ -31,19 +32,20 @@ import ray
 import ray.data
 import ray.data.exceptions
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.metrics import Counter as Metric
-from ray.util.metrics import Gauge
 
 from spineage.engine.labels import Labels
-from spineage.engine.places import LostPlaces, Need, Watch, aloud, cores, on_gpus, share_of_cores
+from spineage.engine.metrics import Busy
+from spineage.engine.places import Need, aloud, cores, on_gpus, share_of_cores
 from spineage.engine.quiet import in_a_sentence, quieten_data
+from spineage.engine.tally import Key, Pace, Row, StopRule, Tally, fault_row, key_of
+from spineage.engine.watch import LostPlaces, Watch
 from spineage.errors import BadScan, BadStudy, DeviceFault, StoppedEarly
 from spineage.unexpected import as_unexpected, describe, type_and_place
 
-Row = dict[str, Any]
-Key = tuple[str, str]
 BUSY = "_busy"
 """In a row: when the step that the run is measured by began and ended it, seconds of the epoch."""
+WORK_S = "_work_s"
+"""In a row: seconds by kind of work, of the steps that had work for it."""
 STOP = "_stop"
 """In a row: the sentence of a BadStudy that a worker met; it holds for every scan, so the run stops."""
 MAX_ALONE = 16
@@ -65,6 +67,8 @@ Ray counts what lies there twice while a task reads it; measured, two scans a wo
 class Step:
     """One link of a chain. `make(**kwargs)` runs once in each of `workers` actors and serves rows.
 
+    does: the kind of work, by which what it takes is measured; a row that it hands on as it came was none.
+    num_rows: how many rows it will have work for, None for all.
     deadline_s: for a scan of ORDINARY_VOXELS or fewer; a larger one has as many times more.
     labels: of the nodes that its workers may be on, as Ray's label selectors.
     is_measured: it holds the scarce device, whose idle time a run is judged by; one step at most.
@@ -79,19 +83,18 @@ class Step:
     deadline_s: float = 600.0
     labels: Labels = field(default_factory=dict)
     is_measured: bool = False
+    does: str = ""
+    num_rows: int | None = None
+
+    @property
+    def work(self) -> str:
+        """What its time is counted under."""
+        return self.does or self.name or self.make.__name__
 
     @property
     def cpus(self) -> float:
         """Cores of a worker; one on a GPU is placed by that alone."""
         return 0.0 if self.num_gpus else self.num_cpus
-
-
-@dataclass(frozen=True)
-class StopRule:
-    """When a run gives up: the same fault in more than this share of the scans seen."""
-
-    max_fault_fraction: float = 1.0
-    min_scans: int = 20
 
 
 def run_rows(
@@ -103,22 +106,24 @@ def run_rows(
     rows_per_part: int = 1,
     bytes_a_worker: int = BYTES_A_WORKER,
     stop_rule: StopRule | None = None,
-    say: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[Mapping[str, int], int], None] = lambda counts, total: None,
     tell: Callable[[str], None] = aloud,
     hear: Callable[[Key, str, str], None] = lambda key, code, message: None,
+    measure: Callable[[Pace], None] = lambda pace: None,
 ) -> Counter[str]:
     """Pass every row of the manifest through the steps and into the sink; count how each ended.
 
     A manifest row has scan_id and source_digest; with num_voxels large scans go first, so that none is left
     over when the others are done. The sink gets a list of rows (finished ones, and fault rows with stage,
-    code, message) and writes them; it must be idempotent. `tell` hears what share of the time the measured
-    step was at work, and what is waited for. `hear` hears each fault: key, code, and of a bug its type and
-    place. What waits between steps is held to `bytes_a_worker` of all workers together, however
-    many rows there are. Returns {"ok": n, code: n, ...}.
+    code, message) and writes them; it must be idempotent. `say` hears how many have ended how so far, and of
+    how many. `tell` hears what share of the time the measured step was at work, and what is waited for.
+    `hear` hears each fault: key, code, and of a bug its type and place. `measure` hears at the end how fast
+    it went. What waits between steps is held to `bytes_a_worker` of all workers together, however many rows
+    there are. Returns {"ok": n, code: n, ...}.
     Raises StoppedEarly when one fault code passes the limit, and BadStudy when a worker cannot be made or
     meets one (a disk that is full).
     """
-    tally = _Tally(len(manifest), stop_rule or StopRule(), say, hear)
+    tally = Tally(len(manifest), stop_rule or StopRule(), say, hear)
     steps = _on_gpus(steps, tell)
     room = bytes_a_worker * sum(step.workers for step in (*steps, sink))
     chain = _Chain(steps, sink, rows_per_part, room, tell)
@@ -133,13 +138,15 @@ def run_rows(
     crashed = tally.left(manifest)
     if crashed:
         message = "its worker died each time: out of memory, or native code that gave up"
-        rows = [_fault(row, "engine", BadScan("crashed", message)) for row in crashed]
+        rows = [fault_row(row, "engine", BadScan("crashed", message)) for row in crashed]
         sink.make(**sink.kwargs)(rows)
         for row in rows:
-            tally.add((*_key(row), row["code"], ""))
+            tally.add((*key_of(row), row["code"], ""))
     for step in steps:
         if step.is_measured and (share := tally.busy_share(step.workers)):
             tell(f"{step.name}: {step.workers} workers busy {share:.0%} of the time")
+    workers = {step.work: (step.workers, not step.num_gpus) for step in steps}
+    measure(tally.pace(ray.cluster_resources().get("CPU", 0.0), workers))
     return tally.counts
 
 
@@ -155,7 +162,7 @@ class _Chain:
 
 
 def _pass(
-    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, tally: _Tally
+    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, tally: Tally
 ) -> None:
     """Serve the rows once. is_last: an error that nobody declared is a bug, and no reason to try again.
 
@@ -182,7 +189,7 @@ def _pass(
 
 
 def _serve_once(
-    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, tally: _Tally
+    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, tally: Tally
 ) -> None:
     chain = replace(chain, steps=_on_gpus(chain.steps, chain.tell))
     needs = _needs([*chain.steps, chain.sink])
@@ -195,10 +202,10 @@ def _serve_once(
                 found = next(outcomes, None)
             if found is None:
                 return
-            outcome, began, ended, stop = found
+            outcome, began, ended, stop, work_s = found
             if stop:
                 raise BadStudy(stop)
-            tally.add(outcome, began, ended)
+            tally.add(outcome, began, ended, json.loads(work_s))
 
 
 def _patience_s(steps: Sequence[Step], rows: Sequence[Row]) -> float:
@@ -211,61 +218,11 @@ def _deadline_s(step: Step, num_voxels: int) -> float:
     return step.deadline_s * max(1.0, num_voxels / ORDINARY_VOXELS)
 
 
-class _Tally:
-    """What the driver holds: keys and counts, never rows."""
-
-    def __init__(
-        self,
-        total: int,
-        stop_rule: StopRule,
-        say: Callable[[int, int], None],
-        hear: Callable[[Key, str, str], None],
-    ) -> None:
-        self.total, self.stop_rule, self.say, self.hear = total, stop_rule, say, hear
-        self.done: set[Key] = set()
-        self.counts: Counter[str] = Counter()
-        self.busy_s, self.began, self.ended = 0.0, math.inf, 0.0
-
-    def left(self, manifest: Sequence[Row]) -> list[Row]:
-        """The rows that have no outcome yet."""
-        return [row for row in manifest if _key(row) not in self.done]
-
-    def busy_share(self, num_workers: int) -> float:
-        """Of the time from the first row's begin to the last row's end."""
-        return self.busy_s / (num_workers * (self.ended - self.began)) if self.busy_s else 0.0
-
-    def add(
-        self, outcome: tuple[str, str, str, str], began: float = 0.0, ended: float = 0.0
-    ) -> None:
-        """Count one scan; began and ended are 0 when it never reached the measured step."""
-        scan_id, source_digest, code, message = outcome
-        if ended:
-            self.busy_s += ended - began
-            self.began, self.ended = min(self.began, began), max(self.ended, ended)
-        if (scan_id, source_digest) in self.done:
-            return
-        self.done.add((scan_id, source_digest))
-        self.counts[code or "ok"] += 1
-        if code:
-            self.hear((scan_id, source_digest), code, message)
-        self.say(len(self.done), self.total)
-        seen, same = len(self.done), self.counts[code]
-        if (
-            code
-            and seen >= self.stop_rule.min_scans
-            and same > self.stop_rule.max_fault_fraction * seen
-        ):
-            raise StoppedEarly(
-                f"stopped early: {same} of {seen} scans ended as {code}, more than the allowed "
-                f"{self.stop_rule.max_fault_fraction:.0%}; look at the faults table, or raise "
-                "cluster.max_fault_fraction"
-            )
-
-
 def _outcomes(
     chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, share: float
-) -> Generator[tuple[tuple[str, str, str, str], float, float, str]]:
-    """Outcomes (scan_id, source_digest, code, message) with begin and end of the measured step, and STOP."""
+) -> Generator[tuple[tuple[str, str, str, str], float, float, str, str]]:
+    """Outcomes (scan_id, source_digest, code, message) with begin and end of the measured step, STOP, and
+    WORK_S as JSON."""
     quieten_data()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -297,7 +254,8 @@ def _outcomes(
         for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
             columns = (batch[name] for name in ("scan_id", "source_digest", "code", "message"))
             outcomes = zip(*columns, strict=True)
-            yield from zip(outcomes, batch["began"], batch["ended"], batch["stop"], strict=True)
+            rest = (batch[name] for name in ("began", "ended", "stop", "work_s"))
+            yield from zip(outcomes, *rest, strict=True)
     except ray.exceptions.ActorDiedError as error:
         if sentence := re.search(r"BadStudy: (.+)", str(error)):
             raise BadStudy(f"a worker could not start: {sentence[1]}") from None
@@ -348,30 +306,24 @@ class _Serve:
             self._serve = step.make(**step.kwargs)
         self._thread = ThreadPoolExecutor(1)
         self._is_unfit = False
-        self._busy = Metric("spineage_busy_s", "seconds a step was at work", ("step",))
-        self._share = Gauge("spineage_busy_share", "of the time since its first row", ("step",))
-        self._began, self._busy_s = 0.0, 0.0
+        self._busy = Busy(step.work)
 
     def __call__(self, cell: dict[str, Any]) -> dict[str, Any]:
         if self._is_unfit:
             os._exit(75)  # only a new process has a clean device; this row is retried there
         row = pickle.loads(cell["cell"])
         if not row.get("code"):
+            work_s = row.pop(WORK_S, {})
             began = time.time()
-            row = self._answer(row)
+            before, row = row, self._answer(row)
             ended = time.time()
-            self._show(began, ended)
+            if row is not before:
+                self._busy.show(began, ended)
+                work_s = {**work_s, self._step.work: ended - began}
+            row = {**row, WORK_S: work_s}
             if self._step.is_measured:
                 row[BUSY] = began, ended
         return {"cell": pickle.dumps(row)}
-
-    def _show(self, began: float, ended: float) -> None:
-        """To Ray's metrics: how long this worker was at work, and what share of its time."""
-        self._began = self._began or began
-        self._busy_s += ended - began
-        tags = {"step": self._step.name or self._step.make.__name__}
-        self._busy.inc(ended - began, tags)
-        self._share.set(self._busy_s / max(ended - self._began, 1e-9), tags)
 
     def _answer(self, row: Row) -> Row:
         name = self._step.name or self._step.make.__name__
@@ -381,23 +333,23 @@ class _Serve:
             return answer.result(deadline_s)
         except DeviceFault as fault:
             self._is_unfit = True
-            return _fault(row, name, fault)
+            return fault_row(row, name, fault)
         except BadScan as fault:
-            return _fault(row, name, fault)
+            return fault_row(row, name, fault)
         except BadStudy as error:
-            return {**_fault(row, name, BadScan("crashed", "the run stopped")), STOP: str(error)}
+            return {**fault_row(row, name, BadScan("crashed", "the run stopped")), STOP: str(error)}
         except Exception as error:
             if isinstance(error, Late) and not answer.done():
                 self._is_unfit = True  # a thread still holds the device
                 message = f"took longer than {deadline_s:g} s; the worker was replaced"
-                return _fault(row, name, BadScan("deadline", message))
+                return fault_row(row, name, BadScan("deadline", message))
             self._is_unfit = True  # a bug, or a device whose errors have no name of their own
             if not self._is_last:
                 raise as_unexpected(error, name) from None  # Ray prints and logs what it says
             if isinstance(error, TimeoutError | ConnectionError):
                 message = f"a server did not answer ({type(error).__name__})"
-                return _fault(row, name, BadScan("unavailable", message))
-            return _fault(row, name, BadScan("bug", type_and_place(describe(error, name))))
+                return fault_row(row, name, BadScan("unavailable", message))
+            return fault_row(row, name, BadScan("bug", type_and_place(describe(error, name))))
 
 
 class _Write:
@@ -427,19 +379,5 @@ class _Write:
                 [row["message"] if row.get("code") == "bug" else "" for row in rows]
             ),
             "stop": np.array([stop] * len(rows)),
+            "work_s": np.array([json.dumps(row.get(WORK_S, {})) for row in rows]),
         }
-
-
-def _key(row: Row) -> Key:
-    return row["scan_id"], row["source_digest"]
-
-
-def _fault(row: Row, stage: str, fault: BadScan) -> Row:
-    """The row that stands for a refused scan: its key, and why. What it carried is dropped."""
-    return {
-        "scan_id": row["scan_id"],
-        "source_digest": row["source_digest"],
-        "stage": stage,
-        "code": fault.code,
-        "message": str(fault),
-    }

@@ -10,10 +10,9 @@ from typing import Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from spineage.engine.causes import plain_bad_study
 from spineage.engine.labels import Labels
 from spineage.engine.places import Need, wait_for
-from spineage.engine.quiet import call
+from spineage.engine.quiet import call, plain_bad_study
 
 LOOK_S: Final = 1.0
 """Between two looks whether a node that owes an answer lives."""

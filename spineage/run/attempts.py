@@ -27,12 +27,17 @@ COUNTED: Final = TRANSIENT - {"changed_since_ingest", "damaged_part"}
 class Attempts:
     """How often each scan of a stage's folder has failed, in a file there; one run writes at a time."""
 
-    def __init__(self, store: Store, folder: str) -> None:
-        self._store, self._file = store, f"{folder}/attempts.json"
-        self._runs: dict[Key, tuple[int, str]] = {
-            (scan_id, source_digest): (runs, code)
-            for scan_id, source_digest, runs, code in self._kept()
-        }
+    def __init__(self, store: Store, folder: str, shard: str = "") -> None:
+        """shard: of a run that does a share of the scans, which keeps a file of its own."""
+        self._store, self._shards = store, f"{folder}/attempts"
+        self._file = f"{self._shards}/{shard}.json" if shard else f"{folder}/attempts.json"
+        files = [f"{folder}/attempts.json", *store.list(self._shards, ".json")]
+        self._runs: dict[Key, tuple[int, str]] = {}
+        for scan_id, source_digest, runs, code in (
+            row for file in files for row in self._kept(file)
+        ):
+            key = scan_id, source_digest
+            self._runs[key] = max(self._runs.get(key, (0, "")), (runs, code))
 
     def given_up(self, after: int) -> dict[Key, str]:
         """The scans that failed in so many runs, with their last code."""
@@ -51,11 +56,13 @@ class Attempts:
     def forget(self) -> None:
         """Every scan may be tried again."""
         self._runs.clear()
+        for file in self._store.list(self._shards, ".json"):
+            self._store.remove(file)
 
-    def _kept(self) -> list[Any]:
+    def _kept(self, file: str) -> list[Any]:
         """None when the program was another one, or the file is damaged: then they are tried again."""
         try:
-            found = read_object(self._store, self._file, "remove it")
+            found = read_object(self._store, file, "remove it")
         except (FileNotFoundError, BadStudy):
             return []
         rows = found.get("scans")

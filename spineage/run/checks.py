@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 from spineage.errors import BadStudy
 from spineage.io.models import tracking
@@ -14,6 +17,10 @@ from spineage.io.storage.store import Store
 from spineage.run.context import Context
 from spineage.segmenter.folder import require_usable
 from spineage.study import Study
+
+COPY: Final = "/runtime_resources/working_dir_files/"
+"""In the path of what `ray job submit --working-dir` unpacked; named by its content, and collected."""
+RELATIVE_DATABASE: Final = "sqlite:///"
 
 
 def check_before(context: Context, stages: Collection[str]) -> None:
@@ -93,6 +100,32 @@ def check_lifestyle(context: Context) -> None:
     """The factors that are to be tested are in the table."""
     if location := context.study.inputs.lifestyle:
         read_lifestyle(location, Keyed(load_key(context.study)), context.study.associate.lifestyle)
+
+
+def require_lasting(places: Mapping[str, Any]) -> None:
+    """Raise BadStudy for the first place in the copy of its folder that a submitted job runs in, and that
+    Ray throws away. places: by key, sections within; what is
+    no text is no place."""
+    for key, place in _flat(places):
+        if _is_thrown_away(place):
+            raise BadStudy(
+                f"{key} is relative, and a submitted job runs in a copy of the folder that Ray removes: "
+                "write an absolute path that every node sees, or a URI such as s3://bucket/folder"
+            )
+
+
+def _is_thrown_away(place: str) -> bool:
+    if place.startswith(RELATIVE_DATABASE):
+        place = os.path.abspath(place.removeprefix(RELATIVE_DATABASE))
+    return COPY in f"{Path(place)}/"
+
+
+def _flat(places: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in places.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        elif isinstance(value, str):
+            yield f"{before}{key}", value
 
 
 CHECKS: tuple[tuple[set[str], Callable[[Context], None]], ...] = (

@@ -17,13 +17,16 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.dataset as pads
 
 import spineage
 from spineage.engine import session
+from spineage.engine.tally import Pace
 from spineage.errors import BadStudy, NotYet
 from spineage.flow import STAGES, module_of
 from spineage.io.storage import pointers
@@ -32,6 +35,7 @@ from spineage.io.storage.parquet import read_table, write_part
 from spineage.io.storage.parts import DamagedParts
 from spineage.io.storage.store import Store
 from spineage.run import refusals
+from spineage.run.attempts import digest_of_program
 from spineage.study import Study
 from spineage.tables import KEY, TABLES
 from spineage.uris import digest_of_place, strip_logins
@@ -45,13 +49,47 @@ PACKAGES = (
 PART = re.compile(r"[\w-]{1,100}\.parquet")
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A share of the scans, by a hash of their ids: number 1 to `of`."""
+
+    number: int
+    of: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.number}-of-{self.of}"
+
+    def has(self, scan_id: str) -> bool:
+        """Whether the scan is in this share; each is in one, however many there are."""
+        digest = hashlib.blake2b(scan_id.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.of == self.number - 1
+
+
+def read_shard(text: str) -> Shard:
+    """A share such as 3/16. Raises BadStudy."""
+    found = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise BadStudy(f"--shard {text!r} is no share: write 3/16 for the third of 16")
+    return Shard(int(found[1]), int(found[2]))
+
+
 class Context:
     """A study at work in its workspace."""
 
     def __init__(
-        self, study: Study, say: Callable[[str], None] = print, *, retry: bool = False
+        self,
+        study: Study,
+        say: Callable[[str], None] = print,
+        *,
+        retry: bool = False,
+        is_alone: bool = False,
+        shard: Shard | None = None,
     ) -> None:
         self.study = study
+        self.is_alone = is_alone  # no Ray: rows are served in this process
+        self.shard = shard  # the share of the scans that this run does; none is all
         self.say = say
         self.retry = retry  # scans that were given up, too
         self.bugs: Counter[str] = Counter()  # met by scans, by type and place
@@ -59,14 +97,25 @@ class Context:
         self._fingerprints: dict[str, str] = {}
         self._generations: dict[str, str] = {}
         self.tables_read: set[str] = set()  # since a stage began, but for addresses
+        self.work_done = 0.0  # since a stage began, in its own measure
+        self.paces: list[Pace] = []  # since a stage began
         self.resolved: dict[
             str, str
         ] = {}  # model names -> digests: an alias is looked up once a process
 
     def connect(self) -> None:
-        """Join or start Ray; only the stages that need it pay for it."""
+        """Join or start Ray, unless this run is without; only the stages that need it pay for it."""
+        if self.is_alone:
+            return
         cluster = self.study.cluster
         session.connect(cluster.ray, gpus_needed=cluster.gpus_per_worker, grows=cluster.grows)
+
+    def in_shard(self, scans: pd.DataFrame) -> pd.DataFrame:
+        """Those of the scans that this run does."""
+        if self.shard is None:
+            return scans
+        mine = [self.shard.has(scan_id) for scan_id in scans["scan_id"]]
+        return scans[np.array(mine, dtype=bool)].reset_index(drop=True)
 
     # addresses
 
@@ -114,6 +163,19 @@ class Context:
         """Upstream results have changed: compute the addresses again when next asked."""
         self._fingerprints.clear()
         self._generations.clear()
+
+    def identity(self, stage: str) -> dict[str, str]:
+        """What made a result, as the tags of its run: code, seed, and the recipe with its inputs' digests."""
+        recipe = self.recipe(stage)
+        inputs = {f"input.{k}": v for k, v in recipe.items() if isinstance(v, str)}
+        return {
+            "spineage.stage": stage,
+            "spineage.version": spineage.__version__,
+            "spineage.program": digest_of_program(),
+            "spineage.seed": str(self.study.seed),
+            "spineage.recipe": json.dumps(recipe, sort_keys=True)[:5000],
+            **{f"spineage.{name}": value for name, value in inputs.items()},
+        }
 
     # reading
 

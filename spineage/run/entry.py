@@ -20,15 +20,18 @@ from spineage import unexpected
 from spineage.engine import session
 from spineage.engine.quiet import native_talk_kept
 from spineage.errors import BadStudy, MetBugs, StoppedEarly
+from spineage.io.storage.store import Store
 from spineage.io.storage.trouble import SURELY_OF_DISKS, describe
 from spineage.privacy import keep_private
+from spineage.run.checks import require_lasting
 from spineage.run.context import Context
 from spineage.run.counts import Counts
-from spineage.run.lasting import require_lasting
+from spineage.run.plan import tell_plan
 from spineage.run.runner import run_stages
 from spineage.study import Study, on_ray, places_of, read_study
 from spineage.uris import without_logins
 
+PLAN: Final = "only say what is done, what remains and how long it will take"
 RETRY: Final = "also try scans that were given up after they failed in run after run"
 
 
@@ -106,6 +109,11 @@ def open_study(study: str, workspace: str | None = None, ray: str | None = None)
     return on_ray(found, ray) if ray else found
 
 
+def open_store(study: str, workspace: str | None) -> Store:
+    """The workspace alone: the one that is named, else the study's."""
+    return Store(workspace or open_study(study).workspace)
+
+
 def run_job(stages: Sequence[str], description: str) -> int:
     """What a file in `jobs/` does: parse, connect, run, exit."""
     unexpected.install()
@@ -113,18 +121,23 @@ def run_job(stages: Sequence[str], description: str) -> int:
     parser.add_argument("--study", required=True, help="the study file")
     parser.add_argument("--workspace", help="folder or URI of the results; default: the study's")
     parser.add_argument("--retry", action="store_true", help=RETRY)
+    parser.add_argument("--plan", action="store_true", help=PLAN)
     parser.add_argument("--ray", help="address of a Ray cluster; default: the job's own")
     options = parser.parse_args()
 
     def work() -> None:
         study = open_study(options.study, options.workspace, options.ray)
-        run_all(Context(study, say=say, retry=options.retry), stages)
+        run_all(Context(study, say=say, retry=options.retry), stages, only_plan=options.plan)
 
     return guarded(work)
 
 
-def run_all(context: Context, stages: Sequence[str]) -> None:
-    """Run the stages and say how they went. Raises MetBugs when some scan or file met one."""
+def run_all(context: Context, stages: Sequence[str], *, only_plan: bool = False) -> None:
+    """Run the stages and say how they went, or only say what they would do. Raises MetBugs when some scan or
+    file met one."""
+    if only_plan:
+        tell_plan(context, stages, say)
+        return
     counts = run_stages(context, stages)
     last_lines(counts)
     bugs = [f"{place} ({n} scans)" for place, n in context.bugs.most_common()]

@@ -15,7 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spineage.engine.rows import Step, StopRule, run_rows
+from spineage.engine.alone import run_rows_alone
+from spineage.engine.rows import Step, run_rows
+from spineage.engine.tally import Pace, StopRule
 from spineage.errors import TRANSIENT, BadStudy
 from spineage.io.storage.compact import compact
 from spineage.io.storage.index import keys_of, part_name, parts_of_scans
@@ -25,7 +27,7 @@ from spineage.io.storage.store import Store
 from spineage.run.attempts import Attempts, described
 from spineage.run.context import Context
 from spineage.run.counts import Counts
-from spineage.run.progress import plain_progress
+from spineage.run.progress import Progress
 from spineage.tables import FAULTS, KEY, TABLES, Table
 
 SEEN_WITHIN_S: Final = 90.0
@@ -48,6 +50,8 @@ def lasting_faults(store: Store, folder: str) -> pd.DataFrame:
 
 def compact_table(context: Context, stage: str, table: Table) -> None:
     """Merge small parts of a table that the stage keeps; of faults those that will not be tried again."""
+    if context.shard:
+        return  # others write beside it
     folder, is_final = context.folder(stage), _is_lasting if table is FAULTS else None
     read_sound(lambda: compact(context.store, folder, table, is_final), context.store, context.say)
 
@@ -74,10 +78,13 @@ def given_up(context: Context, stage: str, scans: pd.DataFrame) -> dict[Key, str
     """Of these scans those that failed in too many runs, with their last code; none with --retry."""
     if context.retry:
         return {}
-    known = Attempts(context.store, context.folder(stage)).given_up(
-        context.study.cluster.give_up_after
-    )
+    known = _attempts(context, stage).given_up(context.study.cluster.give_up_after)
     return {key: known[key] for key in keys_of(scans) if key in known}
+
+
+def _attempts(context: Context, stage: str) -> Attempts:
+    shard = context.shard.name if context.shard else ""
+    return Attempts(context.store, context.folder(stage), shard)
 
 
 def without(scans: pd.DataFrame, keys: set[Key]) -> pd.DataFrame:
@@ -103,14 +110,16 @@ def fill(
     *,
     rows_per_part: int = 1,
     rows_per_block: int = 1,
+    already: int = 0,
 ) -> dict[str, int]:
     """Pass the rows through the steps into the sink, as the study's cluster section says; how many ended how:
-    `ok`, or a fault code. See `engine.rows.run_rows`.
+    `ok`, or a fault code. already: how many have their answer, which is shown beside. See
+    `engine.rows.run_rows`.
 
     Raises BadStudy when fewer rows of the table can be seen from here than workers say they wrote."""
     context.connect()
     cluster = context.study.cluster
-    attempts, failed = Attempts(context.store, context.folder(stage)), dict[Key, str]()
+    attempts, failed = _attempts(context, stage), dict[Key, str]()
     if context.retry:
         attempts.forget()
 
@@ -119,20 +128,26 @@ def fill(
         if code == "bug":
             context.bugs[message] += 1
 
-    outcomes = run_rows(
-        rows,
-        steps,
-        sink,
-        rows_per_part=rows_per_part,
-        rows_per_block=rows_per_block,
-        stop_rule=StopRule(cluster.max_fault_fraction, cluster.min_scans_before_stop),
-        say=plain_progress(stage),
-        tell=lambda text: context.say(f"  {text}"),
-        hear=hear,
-    )
-    attempts.add(
-        failed
-    )  # of a run that came to its end: one that stops early may be of an ill machine
+    def measure(pace: Pace) -> None:
+        context.work_done += pace.rows
+        context.paces.append(pace)
+
+    shard = context.shard.name if context.shard else ""
+    told: dict[str, Any] = {
+        "stop_rule": StopRule(cluster.max_fault_fraction, cluster.min_scans_before_stop),
+        "say": Progress(context.store, stage, context.folder(stage), already, steps, shard),
+        "hear": hear,
+        "measure": measure,
+    }
+    if context.is_alone:
+        outcomes = run_rows_alone(rows, steps, sink, **told)
+    else:
+        outcomes = run_rows(
+            rows, steps, sink, rows_per_part=rows_per_part, rows_per_block=rows_per_block,
+            tell=lambda text: context.say(f"  {text}"), **told,
+        )  # fmt: skip
+    # of a run that came to its end: one that stops early may be of an ill machine
+    attempts.add(failed)
     _require_visible(context, stage, table, rows, outcomes.get("ok", 0))
     return outcomes
 
@@ -182,8 +197,9 @@ def fill_missing(
         return Counts(already)
     place = {"root": context.store.root, "folder": context.folder(stage), "table": table.name}
     outcomes = fill(
-        context, stage, table, rows_of(todo), steps(), Step(WriteEach, place, num_cpus=0.25)
-    )
+        context, stage, table, rows_of(todo), steps(), Step(WriteEach, place, num_cpus=0.25),
+        already=already["already"],
+    )  # fmt: skip
     left = {code: n for code, n in sorted(outcomes.items()) if code in TRANSIENT}
     if left:
         context.say("  for the next run: " + ", ".join(f"{n} {code}" for code, n in left.items()))

@@ -1,29 +1,142 @@
-"""The line that says how far a stage has come."""
+"""How far a stage has come: on a terminal, in a log, in the workspace and in Ray's metrics."""
 
 from __future__ import annotations
 
+import datetime
+import json
+import math
+import os
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from spineage.engine.metrics import show_progress
+from spineage.engine.rows import Step
+from spineage.io.storage import drafts
+from spineage.io.storage.lease import submission_id
+from spineage.io.storage.store import Store
+
+FOLDER: Final = "status"
+WRITE_S: Final = 10.0
+"""Between two words of a run in the workspace: an object store is asked no more often."""
+BAR: Final = 24
 
 
-def plain_progress(what: str, *, every_s: float = 5.0) -> Callable[[int, int | None], None]:
-    """A progress function: a line that redraws on a terminal, a line every few seconds in a log.
+class Progress:
+    """Of one stage's run: told how many have ended how, it shows that everywhere, not more often than useful.
 
-    It is told how many are done and of how many, None while nobody knows.
+    already: scans that had their answer before. steps: whose workers do it. shard: of a run that does
+    a share of the scans.
     """
-    started, last = time.monotonic(), [0.0]
+
+    def __init__(
+        self,
+        store: Store,
+        stage: str,
+        address: str,
+        already: int,
+        steps: Sequence[Step] = (),
+        shard: str = "",
+    ) -> None:
+        self._store, self._stage = store, stage
+        self._line = plain_progress(stage)
+        self._began, self._written = time.monotonic(), -math.inf
+        self._file = f"{FOLDER}/{stage}{f'.{shard}' if shard else ''}.json"
+        self._record: dict[str, Any] = {
+            "stage": stage,
+            "address": address,
+            "run": uuid.uuid4().hex,
+            "machine": drafts.machine(),
+            "process": os.getpid(),
+            "job": submission_id(),
+            "started": _now(),
+            "already": already,
+            "workers": {step.work: step.workers for step in steps},
+        }
+
+    def __call__(self, counts: Mapping[str, int], total: int) -> None:
+        """counts: `ok`, and fault codes."""
+        done, now = sum(counts.values()), time.monotonic()
+        self._line(done, total, counts)
+        if done < total and now - self._written < WRITE_S:
+            return
+        self._written = now
+        per_s, left_s = pace_of(done, total, now - self._began)
+        show_progress(self._stage, counts, total - done, per_s, left_s)
+        self._write(counts, total, per_s, left_s)
+
+    def _write(self, counts: Mapping[str, int], total: int, per_s: float, left_s: float) -> None:
+        self._record |= {
+            "seen": _now(),
+            "total": total,
+            "counts": dict(counts),
+            "per_s": round(per_s, 4),
+            "left_s": round(left_s, 1),
+        }
+        with suppress(Exception):  # a word about the work is no reason to lose it
+            self._store.write(self._file, json.dumps(self._record).encode())
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def pace_of(done: int, total: int, seconds: float) -> tuple[float, float]:
+    """Scans a second, and seconds to go at that rate; 0 when nothing is known or left."""
+    per_s = done / seconds if seconds > 0 else 0.0
+    return per_s, (total - done) / per_s if per_s else 0.0
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: 42 s, 3 min 5 s, 2 h 10 min, 3 d 4 h."""
+    whole = round(seconds)
+    for large, small, size, part in (
+        ("d", "h", 86_400, 3600),
+        ("h", "min", 3600, 60),
+        ("min", "s", 60, 1),
+    ):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def plain_progress(what: str, *, every_s: float = 5.0) -> Callable[..., None]:
+    """A progress function: a bar that redraws on a terminal, a line every few seconds in a log.
+
+    It is told how many are done and of how many (None while nobody knows), and may be told how each ended.
+    """
+    started, last = time.monotonic(), [-math.inf]
     live = sys.stderr.isatty()
 
-    def say(done: int, total: int | None) -> None:
+    def say(done: int, total: int | None, counts: Mapping[str, int] | None = None) -> None:
         now = time.monotonic()
         is_last = total is not None and done >= total
-        if not is_last and now - last[0] < (0.2 if live else every_s):
+        if not is_last and now - max(last[0], started) < (0.2 if live else every_s):
             return
         last[0] = now
-        rate = done / max(now - started, 1e-6)
-        text = f"{what}: {done}{'' if total is None else f'/{total}'} ({rate:.2f}/s)"
+        text = _line(what, done, total, now - started, counts or {}, live)
         end = "\n" if is_last or not live else "\r"
-        print(text, end=end, file=sys.stderr, flush=True)
+        print(f"\x1b[2K{text}" if live else text, end=end, file=sys.stderr, flush=True)
 
     return say
+
+
+def _line(
+    what: str, done: int, total: int | None, seconds: float, counts: Mapping[str, int], live: bool
+) -> str:
+    per_s, left_s = pace_of(done, total or done, seconds)
+    refused = sum(n for code, n in counts.items() if code != "ok")
+    inside = [f"{per_s:.2f}/s"]
+    if total and done < total:
+        inside.append(f"{span(left_s)} left")
+    if refused:
+        inside.append(f"{refused} with a fault")
+    if not total:
+        return f"{what}: {done} ({', '.join(inside)})"
+    filled = round(BAR * done / total)
+    bar = f" {'█' * filled}{'░' * (BAR - filled)}" if live else ""
+    return f"{what}:{bar} {done}/{total} ({', '.join(inside)})"

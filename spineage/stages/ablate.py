@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +19,15 @@ import numpy as np
 import pandas as pd
 
 from spineage.engine.places import Need
-from spineage.engine.sweep import run_grid
+from spineage.engine.training.sweep import run_grid
+from spineage.errors import BadStudy
+from spineage.io.models.tracking import Tracking, open_tracking
 from spineage.io.storage.pointers import read_object
 from spineage.run.context import Context, digest_of
 from spineage.run.counts import Counts
+from spineage.run.plan import Plan
 from spineage.run.progress import plain_progress
+from spineage.run.rates import rates_of, scaled_s
 from spineage.stages.cohort.stage import status_by
 from spineage.stages.train.loop import config_of
 from spineage.stages.train.stage import people, roles_of
@@ -53,26 +59,68 @@ def run(context: Context) -> Counts:
     arms = [_trial(context, everyone, arm) for arm in grid(context)]
     missing = [arm for arm in arms if not context.store.exists(file_of(arm))]
     if missing:
-        context.connect()
-        cluster = context.study.cluster
-        num_workers = cluster.train_worker_range[0]
-        run_grid(
-            train_arm,
-            missing,
-            storage=context.store.uri("ablate", "tune"),
-            name=digest_of([arm["digest"] for arm in missing]),
-            inside=Need(
-                "a training", num_workers, 1.0, cluster.gpus_per_worker, cluster.labels_of("train")
-            )
-            if num_workers
-            else None,
-            say=plain_progress("ablate"),
-        )
+        context.work_done = _size(missing)
+        _train_all(context, missing)
     if not context.is_done("ablate"):
         redo = "remove it and run `spineage ablate` again, which trains that arm anew"
         rows = [read_object(context.store, file_of(arm), redo) for arm in arms]
         context.publish("ablate", {"ablations": pd.DataFrame(rows)})
     return Counts({"arms": len(arms), "trained": len(missing)})
+
+
+def _train_all(context: Context, arms: list[dict[str, Any]]) -> None:
+    """Each arm as a run within the run of the grid."""
+    study, cluster = context.study, context.study.cluster
+    num_workers = cluster.train_worker_range[0]
+    inside = Need(
+        "a training", num_workers, 1.0, cluster.gpus_per_worker, cluster.labels_of("train")
+    )
+    context.connect()
+    tracking = open_tracking(cluster.mlflow, context.store, study.name)
+    params = {"seed": study.seed, **study.recipe("ablate", "train")}
+    tags = context.identity("ablate")
+    with tracking.running("ablate", context.folder("ablate"), params=params, tags=tags) as parent:
+
+        def hear(trial: str, arm: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+            if not metrics:
+                _log_arm(tracking, parent, arm, context)
+
+        run_grid(
+            train_arm,
+            arms,
+            storage=context.store.uri("ablate", "tune"),
+            name=digest_of([arm["digest"] for arm in arms]),
+            inside=inside if num_workers else None,
+            say=plain_progress("ablate"),
+            hear=hear,
+        )
+
+
+def _log_arm(tracking: Tracking, parent: str, arm: Mapping[str, Any], context: Context) -> None:
+    """What an arm was, and how it did; an arm that failed has no row."""
+    with suppress(BadStudy, FileNotFoundError):  # a server that is away for a while stops no grid
+        row = read_object(context.store, file_of(arm), "remove it")
+        figures = {k: v for k, v in row.items() if isinstance(v, float) and k != "fraction"}
+        params = {k: v for k, v in row.items() if k not in figures and k != "arm"}
+        with tracking.running(str(row["arm"]), file_of(arm), params=params, parent=parent) as run:
+            tracking.log_metrics(run, figures)
+
+
+def plan(context: Context, before: Collection[str] = ()) -> Plan:
+    """Of the arms of the grid."""
+    everyone = people(context)
+    arms = [_trial(context, everyone, arm) for arm in grid(context)]
+    missing = [arm for arm in arms if not context.store.exists(file_of(arm))]
+    rates = rates_of(context.store, ["ablate"])
+    seconds, measured = scaled_s(_size(missing), rates), rates[0].started if rates else ""
+    num = len(arms) - len(missing), len(missing)
+    return Plan("ablate", *num, "arms", seconds=seconds, measured=measured)
+
+
+def _size(arms: Sequence[Mapping[str, Any]]) -> float:
+    """Scans seen in all epochs of all arms."""
+    seen = (len(arm["loop"]["train_numbers"]) * arm["loop"]["train"]["epochs"] for arm in arms)
+    return float(sum(seen))
 
 
 def grid(context: Context) -> list[Arm]:

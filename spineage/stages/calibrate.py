@@ -1,8 +1,8 @@
 """calibrate: age-bias correction and intervals from held-out people; the model bundle, published.
 
 Reads raw predictions of normal people of the calibration split, and of no others. Writes the calibration
-table, `metrics.json` and `bundle/`, and registers the bundle in MLflow as a version of `spine-age`, the
-new champion.
+table, `metrics.json` and `bundle/`, and registers the bundle in MLflow as a version of the study's model,
+the new champion.
 """
 
 from __future__ import annotations
@@ -171,15 +171,41 @@ def _register(context: Context) -> None:
     files = {name: context.asset("calibrate", f"bundle/{name}") for name in BUNDLE_FILES}
     metrics = context.asset("calibrate", "metrics.json")
     tracking = open_tracking(context.study.cluster.mlflow, context.store, context.study.name)
-    run = tracking.open_run("calibrate", folder)
-    tracking.log_params(run, context.study.recipe("calibrate"))
-    headline = json.loads(metrics).get("headline", {})
-    tracking.log_metrics(run, {k: v for k, v in headline.items() if isinstance(v, int | float)})
-    tracking.log_files(run, {"metrics.json": metrics})
-    version = tracking.register(run, files, digest_of_files(files))
-    tracking.close_run(run)
+    params = {"seed": context.study.seed, **context.study.recipe("calibrate")}
+    tags, fitted = context.identity("calibrate"), _fitted(context)
+    with tracking.running("calibrate", folder, params=params, tags=tags) as run:
+        headline = json.loads(metrics).get("headline", {})
+        tracking.log_metrics(run, {k: v for k, v in headline.items() if isinstance(v, int | float)})
+        tracking.log_files(run, {"metrics.json": metrics})
+        version = tracking.register(
+            run, files, digest_of_files(files), {**tags, **fitted}, _described(fitted)
+        )
     context.store.write(note, json.dumps({"version": version}).encode())
-    context.say(f"  the bundle is version {version} of spine-age, the champion")
+    context.say(f"  the bundle is version {version} of {tracking.model}, the champion")
+
+
+def _fitted(context: Context) -> dict[str, str]:
+    """The correction and the intervals, as tags of a version of the model: lists as JSON."""
+    row = context.read("calibration").iloc[0]
+    lists = ("coefficients", "bin_edges_years", "half_width_years")
+    plain = (
+        "degree", "centre_years", "num_people", "age_low_years", "age_high_years", "nominal_coverage",
+    )  # fmt: skip
+    return {
+        **{f"bias.{name}": str(row[name]) for name in plain},
+        **{f"bias.{name}": json.dumps([float(v) for v in row[name]]) for name in lists},
+    }
+
+
+def _described(fitted: dict[str, str]) -> str:
+    """A sentence for the model's page."""
+    return (
+        f"Age-bias correction of degree {fitted['bias.degree']}, coefficients "
+        f"{fitted['bias.coefficients']} about {float(fitted['bias.centre_years']):.1f} years, fitted on "
+        f"{fitted['bias.num_people']} people of {float(fitted['bias.age_low_years']):.0f} to "
+        f"{float(fitted['bias.age_high_years']):.0f} years whom the network never saw; intervals of "
+        f"{float(fitted['bias.nominal_coverage']):.0%}, half widths {fitted['bias.half_width_years']} years."
+    )
 
 
 def latest_bundle(context: Context) -> tuple[str, str]:

@@ -5,6 +5,7 @@ Voxels are decoded again from the sources: a mask is small, a volume is not wort
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from spineage.io.storage.volumes import mask_from_row, pack, volume_from_cells
 from spineage.run.context import Context
 from spineage.run.counts import Counts
 from spineage.run.fill import fill_missing, lasting_faults, without
+from spineage.run.plan import Plan, plan_missing
 from spineage.science.network.tensor import make_tensor
 from spineage.stages.segment import VOXELS, AssembleStep, assemble_kwargs
 from spineage.study import Prepare, Study
@@ -45,6 +47,7 @@ def run(context: Context) -> Counts:
     asked = without(sources, set(keys_of(refused)))
     if asked.empty:
         raise NotYet(context.why_none("masks"))
+    asked = context.in_shard(asked)
 
     def masked(todo: pd.DataFrame) -> pd.DataFrame:
         if len(todo) == len(asked):
@@ -58,6 +61,17 @@ def run(context: Context) -> Counts:
     )
 
 
+def plan(context: Context, before: Collection[str] = ()) -> Plan:
+    """Of the scans that segment has not refused; in a run that segments first, of those too that wait for
+    their mask."""
+    sources = context.read("sources", KEY)
+    refused = lasting_faults(context.store, context.folder("segment"))
+    asked = without(sources, set(keys_of(refused)))
+    if "segment" not in before:
+        asked = asked[context.parts_of("masks", asked) != ""]
+    return plan_missing(context, "prepare", TENSORS, asked, lambda todo: [step(context)])
+
+
 def step(context: Context) -> Step:
     """Decode, fetch the mask, prepare: all on CPU."""
     cluster = context.study.cluster
@@ -69,6 +83,7 @@ def step(context: Context) -> Step:
             "root": context.store.root,
         },
         "prepare",
+        does="prepare from files",
         workers=cluster.cpu_workers,
         deadline_s=cluster.deadline_s,
         labels=cluster.labels_of("cpu"),

@@ -4,7 +4,7 @@ scan."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from spineage.io.storage.volumes import pack, place_to_cells, volume_from_cells,
 from spineage.run.context import Context
 from spineage.run.counts import Counts
 from spineage.run.fill import fill_missing
+from spineage.run.plan import Plan, plan_missing
 from spineage.science.scan.geometry import Volume
 from spineage.science.spine.levels import Levels, find_levels
 from spineage.science.spine.morphometry import measure
@@ -57,10 +58,17 @@ def run(context: Context) -> Counts:
     """Segment the scans that have neither a mask nor a lasting fault under this address yet."""
     scans = context.read("sources", KEY)
     context.require_scans(len(scans))
+    scans = context.in_shard(scans)
     return fill_missing(
         context, "segment", MASKS, "segmented", scans, lambda: steps(context.study),
         ready=lambda todo: context.read("sources").merge(todo, on=KEY),
     )  # fmt: skip
+
+
+def plan(context: Context, before: Collection[str] = ()) -> Plan:
+    """Of the scans that ingest knows."""
+    scans = context.read("sources", KEY)
+    return plan_missing(context, "segment", MASKS, scans, lambda todo: steps(context.study))
 
 
 def steps(study: Study) -> list[Step]:
@@ -72,6 +80,7 @@ def steps(study: Study) -> list[Step]:
             AssembleStep,
             assemble_kwargs(study),
             name="segment",
+            does="decode",
             workers=cluster.cpu_workers,
             deadline_s=cluster.deadline_s,
             labels=cluster.labels_of("cpu"),
@@ -80,6 +89,7 @@ def steps(study: Study) -> list[Step]:
             SegmentStep,
             segment_kwargs(study),
             name="segment",
+            does="draw",
             workers=cluster.segment_workers,
             num_gpus=cluster.gpus_per_worker,
             deadline_s=cluster.deadline_s,
@@ -90,6 +100,7 @@ def steps(study: Study) -> list[Step]:
             NameStep,
             name_kwargs(study),
             name="segment",
+            does="name levels",
             workers=cluster.cpu_workers,
             deadline_s=cluster.deadline_s,
             labels=cluster.labels_of("cpu"),

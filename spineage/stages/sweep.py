@@ -7,12 +7,15 @@ trains in one process.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
-from spineage.engine.sweep import Outcome, search
+from spineage.engine.training.sweep import Hear, Outcome, search
 from spineage.errors import BadStudy
+from spineage.io.models.tracking import Tracking, open_tracking
 from spineage.run.context import Context
 from spineage.run.counts import Counts
 from spineage.run.progress import plain_progress
@@ -20,9 +23,17 @@ from spineage.stages.ablate import OWN_RULE
 from spineage.stages.train.loop import config_of
 from spineage.stages.train.stage import people, roles_of
 from spineage.stages.train.stage import recipe as train_recipe
+from spineage.stages.train.stage import size as train_size
 from spineage.stages.train.trials import train_trial
 
 SCHEMA = 3
+FIGURES = (
+    "train_loss",
+    "train_mae_years",
+    "validate_mae_years",
+    "smooth_mae_years",
+    "learning_rate",
+)
 IS_LOGARITHMIC = {"learning_rate": True, "weight_decay": True, "dropout": False}
 
 
@@ -43,8 +54,13 @@ def run(context: Context) -> Counts:
     return Counts({"trials": len(found), "asked": section.num_trials})
 
 
+def size(context: Context) -> float:
+    """Scans seen in all epochs, if no trial ends early."""
+    return train_size(context) * context.study.sweep.num_trials
+
+
 def _search(context: Context) -> list[Outcome]:
-    study, section = context.study, context.study.sweep
+    study = context.study
     everyone = people(context)
     roles = roles_of(everyone, study.train, study.seed)
     if not (roles == "validate").any():
@@ -55,6 +71,39 @@ def _search(context: Context) -> list[Outcome]:
     config = config_of(context, everyone, roles, study.train, study.seed)
     config["predict_numbers"] = []
     context.connect()
+    tracking = open_tracking(study.cluster.mlflow, context.store, study.name)
+    folder, tags = context.folder("sweep"), context.identity("sweep")
+    params = {"seed": study.seed, **study.recipe("sweep", "train")}
+    with tracking.running("sweep", folder, params=params, tags=tags) as parent:
+
+        def hear(trial: str, drawn: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+            log_trial(tracking, parent, f"trial {trial}", f"{folder}/{trial}", drawn, metrics)
+
+        return _searched(context, config, hear)
+
+
+def log_trial(
+    tracking: Tracking,
+    parent: str,
+    name: str,
+    address: str,
+    drawn: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> None:
+    """A run within the search's: what was drawn, and what it reports; its end when it reports nothing."""
+    with suppress(BadStudy):  # a server that is away for a while stops no search
+        run = tracking.open_run(name, address, parent=parent)
+        if not metrics:
+            tracking.close_run(run)
+            return
+        if metrics["epoch"] == 1:
+            tracking.log_params(run, drawn)
+        figures = {k: v for k, v in metrics.items() if k in FIGURES}
+        tracking.log_metrics(run, figures, int(metrics["epoch"]))
+
+
+def _searched(context: Context, config: dict[str, Any], hear: Hear) -> list[Outcome]:
+    study, section = context.study, context.study.sweep
     return search(
         train_trial,
         {"loop": config, "gpus_per_worker": study.cluster.gpus_per_worker},
@@ -68,6 +117,7 @@ def _search(context: Context) -> list[Outcome]:
         gpus=study.cluster.gpus_per_worker,
         at_once=study.cluster.predict_workers,
         say=plain_progress("sweep"),
+        hear=hear,
     )
 
 

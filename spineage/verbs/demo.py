@@ -11,8 +11,8 @@ import yaml
 
 from spineage.errors import BadStudy
 from spineage.flow import ROAD
+from spineage.run.checks import require_lasting
 from spineage.run.context import Context
-from spineage.run.lasting import require_lasting
 from spineage.run.runner import run_stages
 from spineage.stages.report.stage import headline, report_path
 from spineage.study import Study, read_study

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from spineage.engine.ddp import Worker, fit
+from spineage.engine.training.ddp import Worker, fit
 from spineage.errors import BadStudy
 from spineage.io.models.tracking import Tracking, open_tracking
 from spineage.io.storage.pointers import parse, parse_object

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spineage.errors import BadStudy
-from spineage.run.lasting import require_lasting
+from spineage.run.checks import require_lasting
 
 if TYPE_CHECKING:
     from spineage.verbs.segmenter_sources import Source

@@ -21,7 +21,6 @@ import yaml
 from mlflow import MlflowClient
 
 from spineage.flow import ROAD
-from spineage.io.models.tracking import MODEL
 from spineage.io.storage.store import Store
 from spineage.verbs import phantom
 from tests.made.demo_workspace import COARSE, environment, run
@@ -117,7 +116,7 @@ def test_the_road_on_s3_killed_in_every_stage_ends_as_an_undisturbed_run(
     for name in names & undisturbed:
         if not name.endswith(DIFFER):
             assert store.read(name) == disk.read(name), name
-    versions = MlflowClient(registry).search_model_versions(f"name = '{MODEL}'")
+    versions = MlflowClient(registry).search_model_versions("name = 'spine-age-road'")
     assert [version.version for version in versions] == [1]
 
     again = run("run", cwd=remote)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spineage.engine import ddp
+from spineage.engine.training import ddp
 from tests.made.loops import count_epochs
 
 

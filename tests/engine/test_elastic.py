@@ -20,7 +20,8 @@ from tests.made.clusters import ROOT, Cluster, Node, environment, running
 
 TRAIN = """
 import json, sys
-from spineage.engine import ddp, session
+from spineage.engine import session
+from spineage.engine.training import ddp
 from tests.made.loops import count_epochs
 
 address, folder = sys.argv[1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spineage.engine import sweep
+from spineage.engine.training import sweep
 from tests.made.loops import descend, leave_mark
 
 pytestmark = pytest.mark.usefixtures("ray_session")

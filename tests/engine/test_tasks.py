@@ -6,7 +6,7 @@ import pytest
 import ray.exceptions
 import ray.train
 
-from spineage.engine.causes import plain_bad_study
+from spineage.engine.quiet import plain_bad_study
 from spineage.engine.tasks import run_alone, spread
 from spineage.errors import BadStudy
 from tests.made.fakes import refuse_study, square

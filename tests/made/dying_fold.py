@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from spineage.engine.ddp import Worker
+from spineage.engine.training.ddp import Worker
 from spineage.segmenter.training.folds import FoldTrainer
 from spineage.verbs.segmenter_folds import fold_loop
 

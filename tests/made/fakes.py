@@ -108,7 +108,7 @@ class Wait:
 
     def __call__(self, row: Row) -> Row:
         time.sleep(self._seconds)
-        return row
+        return {**row}
 
 
 class TimesOut:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from spineage.engine.ddp import Worker
+from spineage.engine.training.ddp import Worker
 
 
 def count_epochs(worker: Worker, config: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from spineage.errors import BadStudy
 from spineage.io.models.bundle import read_bundle
-from spineage.io.models.tracking import CHAMPION, MODEL, open_tracking
+from spineage.io.models.tracking import CHAMPION, open_tracking
 from spineage.io.storage.parquet import write_part
 from spineage.run.counts import Counts
 from spineage.science.gap.metrics import CORRECTED
@@ -82,13 +82,13 @@ def test_the_registry_has_it_once_however_often_it_is_published(done):
     context, _, counts = done
     tracking = open_tracking(None, context.store, context.study.name)
     digest = context.read("calibration").iloc[0].bundle_digest
-    assert tracking.resolve(f"models:/{MODEL}@{CHAMPION}") == ("1", digest)
+    assert tracking.resolve(f"models:/{tracking.model}@{CHAMPION}") == ("1", digest)
     assert calibrate.run(context) == counts
     marks = context.store.list(f"{context.folder('calibrate')}/registered")
     assert len(marks) == 1
     Path(context.store.uri(marks[0])).unlink()  # killed after registering, before it was noted
     assert calibrate.run(context) == counts
-    assert tracking.resolve(f"models:/{MODEL}@{CHAMPION}") == ("1", digest)
+    assert tracking.resolve(f"models:/{tracking.model}@{CHAMPION}") == ("1", digest)
 
 
 def test_a_registry_that_was_deleted_is_filled_again(done, tmp_path):
@@ -101,7 +101,7 @@ def test_a_registry_that_was_deleted_is_filled_again(done, tmp_path):
     assert calibrate.run(context) == counts
     tracking = open_tracking(None, context.store, context.study.name)
     digest = context.read("calibration").iloc[0].bundle_digest
-    assert tracking.resolve(f"models:/{MODEL}@{CHAMPION}") == ("1", digest)
+    assert tracking.resolve(f"models:/{tracking.model}@{CHAMPION}") == ("1", digest)
 
 
 def test_the_mlflow_run_has_raw_figures_and_no_person(done):

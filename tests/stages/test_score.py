@@ -16,7 +16,7 @@ import pytest
 from spineage.engine.rows import run_rows
 from spineage.errors import BadScan, BadStudy
 from spineage.io.models.bundle import BUNDLE_FILES
-from spineage.io.models.tracking import CHAMPION, MODEL, open_tracking
+from spineage.io.models.tracking import CHAMPION, model_of, open_tracking
 from spineage.io.storage.parquet import read_table, write_part
 from spineage.io.storage.store import Store
 from spineage.io.storage.volumes import pack, tensor_from_row
@@ -317,7 +317,11 @@ def test_a_model_by_name_is_copied_once_and_gives_the_same_scores(
     context, undisturbed, way, tmp_path
 ):
     own = f"{context.folder('calibrate')}/bundle"
-    name = f"models:/{MODEL}@{CHAMPION}" if way == "registry" else str(tmp_path / "elsewhere")
+    name = (
+        f"models:/{model_of(context.study.name)}@{CHAMPION}"
+        if way == "registry"
+        else str(tmp_path / "elsewhere")
+    )
     if way == "registry":  # the copy's own registry: the original's artifacts lie in the original
         Path(context.store.uri("mlflow.db")).unlink()
         tracking = open_tracking(None, context.store, context.study.name)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spineage.engine import ddp
+from spineage.engine.training import ddp
 from spineage.errors import BadStudy
 from spineage.io.storage.parquet import write_part
 from spineage.science.network.learn import answer

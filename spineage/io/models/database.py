@@ -9,7 +9,15 @@ from pathlib import Path
 from spineage.errors import BadStudy
 
 SCHEME = "sqlite:///"
+FILE = "file://"
 WAIT_S = 5.0
+KEEPING = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow's tables name the places of files."""
 
 
 def require_database(uri: str) -> None:
@@ -46,3 +54,25 @@ def locked(uri: str) -> str:
         f"{uri.removeprefix(SCHEME)} is locked by another process (another run, or `mlflow ui`): wait "
         "until it ends, then run again; many runs at once need an MLflow server, see cluster.mlflow"
     )
+
+
+def follow_move(uri: str, files: str) -> None:
+    """Have a sqlite database name `files`, the folder beside it, where it names another of that name that is
+    gone: MLflow keeps absolute places, and a workspace may have moved."""
+    path = Path(uri.removeprefix(SCHEME))
+    if not path.exists() or not Path(files.removeprefix(FILE)).is_dir():
+        return
+    name = files.rpartition("/")[2]
+    with contextlib.closing(sqlite3.connect(path, timeout=WAIT_S)) as database, database:
+        places = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (old,) in places:
+            if not str(old).startswith(FILE) or not str(old).endswith(f"/{name}") or old == files:
+                continue
+            if Path(str(old).removeprefix(FILE)).exists():
+                continue
+            for table, column in KEEPING:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (files, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                )

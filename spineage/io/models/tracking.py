@@ -13,16 +13,17 @@ import math
 import os
 import re
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spineage.errors import BadStudy, NotYet
-from spineage.io.models.database import SCHEME, locked, require_database
+from spineage.io.models.database import SCHEME, follow_move, locked, require_database
 from spineage.io.models.places import is_on_a_server, is_served_by, lies_within
 from spineage.io.storage.store import Store
 from spineage.privacy import UNASKED
@@ -44,6 +45,7 @@ ENVIRONMENT = {
 }
 QUIET = (("mlflow.store.db.utils", "CRITICAL"),)
 """It logs the traceback of what it raises as well."""
+PARENT_TAG = "mlflow.parentRunId"
 KEY_TAG, DIGEST_TAG = "spineage.address", "spineage.bundle_digest"
 
 
@@ -52,6 +54,7 @@ class Tracking:
 
     def __init__(self, uri: str, experiment: str, artifacts: str | None) -> None:
         self.uri = uri
+        self.model = model_of(experiment)
         self._client = _connect(uri)
         with _one_sentence(uri):
             experiment_there = self._client.get_experiment_by_name(experiment)
@@ -63,8 +66,43 @@ class Tracking:
 
     # runs
 
-    def open_run(self, name: str, address: str) -> str:
-        """The id of the run that made the result at `address`: the same run again after a restart."""
+    @contextmanager
+    def running(
+        self,
+        name: str,
+        address: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent: str | None = None,
+    ) -> Iterator[str]:
+        """The id of the run that makes the result at `address`; how the block ends is how the run ends:
+        FINISHED, KILLED when it is interrupted, FAILED otherwise."""
+        run_id = self.open_run(name, address, tags=tags, parent=parent)
+        self.log_params(run_id, params or {})
+        try:
+            yield run_id
+        except BaseException as error:
+            with suppress(Exception):  # what happened is worth more than what is told of it
+                self.close_run(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        self.close_run(run_id)
+
+    def open_run(
+        self,
+        name: str,
+        address: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        parent: str | None = None,
+    ) -> str:
+        """The id of the run that made the result at `address`: the same run again after a restart.
+
+        parent: the id of the run that it is a part of.
+        """
+        tags = {**(tags or {}), KEY_TAG: address, **({PARENT_TAG: parent} if parent else {})}
+        from mlflow.entities import RunTag
+
         with _one_sentence(self.uri):
             earlier_runs = self._client.search_runs(
                 [self._experiment_id],
@@ -72,11 +110,11 @@ class Tracking:
                 max_results=1,
             )
             if earlier_runs:
-                self._client.update_run(earlier_runs[0].info.run_id, status="RUNNING")
-                return str(earlier_runs[0].info.run_id)
-            run = self._client.create_run(
-                self._experiment_id, run_name=name, tags={KEY_TAG: address}
-            )
+                run_id = str(earlier_runs[0].info.run_id)
+                self._client.update_run(run_id, status="RUNNING")
+                self._client.log_batch(run_id, tags=[RunTag(k, v[:5000]) for k, v in tags.items()])
+                return run_id
+            run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
             return str(run.info.run_id)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
@@ -90,15 +128,24 @@ class Tracking:
             self._client.log_batch(run_id, params=new)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log figures; those that do not exist (NaN) are left out."""
+        """Log figures, of now; those that do not exist (NaN) are left out."""
         self.log_history(run_id, [(step, metrics)])
+
+    def log_while_it_runs(self, run_id: str, metrics: Mapping[str, float], step: int) -> bool:
+        """The same; whether they could be logged. A server that is away for a while stops no training."""
+        try:
+            self.log_metrics(run_id, metrics, step)
+        except BadStudy:
+            return False
+        return True
 
     def log_history(self, run_id: str, history: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Log figures of many steps (epochs) at once."""
         from mlflow.entities import Metric
 
+        now = int(time.time() * 1000)
         rows = [
-            Metric(name, float(value), 0, step)
+            Metric(name, float(value), now, step)
             for step, metrics in history
             for name, value in metrics.items()
             if value is not None and math.isfinite(value)
@@ -106,6 +153,15 @@ class Tracking:
         with _one_sentence(self.uri):
             for start in range(0, len(rows), 1000):
                 self._client.log_batch(run_id, metrics=rows[start : start + 1000])
+
+    def log_missing(self, run_id: str, history: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Log the steps of a history that the run has not: of a killed process it may have some."""
+        if not history:
+            return
+        name = next(iter(history[0][1]))
+        with _one_sentence(self.uri):
+            known = {metric.step for metric in self._client.get_metric_history(run_id, name)}
+        self.log_history(run_id, [row for row in history if row[0] not in known])
 
     def log_files(self, run_id: str, files: Mapping[str, bytes], folder: str = "") -> None:
         """Keep files with the run. Raises BadStudy when it keeps them on a server of somebody else."""
@@ -122,46 +178,57 @@ class Tracking:
                 path.write_bytes(content)
             self._client.log_artifacts(run_id, draft, artifact_path=folder or None)
 
-    def close_run(self, run_id: str) -> None:
-        """Mark the run finished."""
+    def close_run(self, run_id: str, status: str = "FINISHED") -> None:
+        """Mark how the run ended: FINISHED, FAILED or KILLED."""
         with _one_sentence(self.uri):
-            self._client.set_terminated(run_id)
+            self._client.set_terminated(run_id, status)
 
     # models
 
-    def register(self, run_id: str, files: Mapping[str, bytes], digest: str) -> str:
-        """Publish a bundle as a version of `spine-age`, make it the champion, and return the version.
+    def register(
+        self,
+        run_id: str,
+        files: Mapping[str, bytes],
+        digest: str,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+    ) -> str:
+        """Publish a bundle as a version of the study's model, make it the champion, and return the version.
 
-        The version carries the bundle's digest; a bundle that is already registered gets no second version.
+        The version carries the bundle's digest, and `tags`; a bundle that is already registered gets no
+        second version.
         """
         from mlflow.exceptions import MlflowException
 
         with _one_sentence(self.uri):
             try:
-                self._client.create_registered_model(MODEL)
+                self._client.create_registered_model(self.model)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
         version = self._version_of(digest)
         if version is None:
             self.log_files(run_id, files, "bundle")
-            version = self._create_version(run_id, digest)
+            version = self._create_version(run_id, digest, tags or {}, description)
         with _one_sentence(self.uri):
-            self._client.set_registered_model_alias(MODEL, CHAMPION, version)
+            self._client.set_registered_model_alias(self.model, CHAMPION, version)
         return version
 
-    def _create_version(self, run_id: str, digest: str) -> str:
+    def _create_version(
+        self, run_id: str, digest: str, tags: Mapping[str, str], description: str
+    ) -> str:
         with _one_sentence(self.uri):
             source = f"{self._client.get_run(run_id).info.artifact_uri}/bundle"
             version = self._client.create_model_version(
-                MODEL, source, run_id=run_id, tags={DIGEST_TAG: digest}
-            )
+                self.model, source, run_id=run_id, tags={**tags, DIGEST_TAG: digest},
+                description=description,
+            )  # fmt: skip
             return str(version.version)
 
     def _version_of(self, digest: str) -> str | None:
         with _one_sentence(self.uri):
             versions = self._client.search_model_versions(
-                f"name = '{MODEL}' and tags.`{DIGEST_TAG}` = '{digest}'", max_results=1
+                f"name = '{self.model}' and tags.`{DIGEST_TAG}` = '{digest}'", max_results=1
             )
             return str(versions[0].version) if versions else None
 
@@ -261,6 +328,13 @@ class Tracking:
                 ) from None
 
 
+def model_of(study: str) -> str:
+    """What a study's model is registered as: studies that share a registry are no champions of each other.
+    A study that was given no name of its own has the plain one."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", study).strip("-")
+    return MODEL if name in ("spineage", "") else f"{MODEL}-{name}"
+
+
 def open_tracking(uri: str | None, workspace: Store, experiment: str) -> Tracking:
     """The tracking of a study: its server, or sqlite in a workspace on disk.
 
@@ -271,7 +345,11 @@ def open_tracking(uri: str | None, workspace: Store, experiment: str) -> Trackin
     if folder is None:
         return Tracking(address, experiment, None)
     folder.mkdir(parents=True, exist_ok=True)
-    return Tracking(address, experiment, f"file://{folder}/mlartifacts")
+    files = f"file://{folder}/mlartifacts"
+    with _one_sentence(address):
+        require_database(address)
+        follow_move(address, files)
+    return Tracking(address, experiment, files)
 
 
 def _folder_of_database(address: str) -> Path | None:

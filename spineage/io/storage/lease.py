@@ -39,13 +39,26 @@ _held: list[_Lease] = []
 
 
 @contextmanager
-def held(store: Store, folder: str, say: Callable[[str], None]) -> Iterator[None]:
+def held(store: Store, folder: str, say: Callable[[str], None], shard: str = "") -> Iterator[None]:
     """Work on a folder of the store as its only run; waits aloud for a run that is there before.
 
+    shard: its name, of a run that does a share of the scans. Runs of other shards may be there, a run of all
+    scans may not: it waits for shards, and they wait for it.
     Raises StoppedEarly when another run has taken over meanwhile: this one had not been heard of.
     """
-    lease = _Lease(store, folder, say)
-    lease.acquire()
+    lease = _Lease(store, f"{folder}/{shard}" if shard else folder, say)
+    while True:
+        lease.acquire()
+        if not shard:
+            _wait_for_shards(store, folder, say)
+            break
+        whole = _Lease(store, folder, say)
+        if not whole.is_held_by_another():
+            break
+        lease.release()  # who came first may be waiting for this shard
+        whole.acquire()
+        whole.release()
+        lease = _Lease(store, f"{folder}/{shard}", say)
     if threading.current_thread() is threading.main_thread():
         signal.signal(LOST, _wake)
     _held.append(lease)
@@ -71,6 +84,16 @@ def _wake(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
 
+def _wait_for_shards(store: Store, folder: str, say: Callable[[str], None]) -> None:
+    """Take over each shard's lease in turn, which waits for its run, and let go of it."""
+    place = f"{FOLDER}/{folder}/"
+    files = (file.removeprefix(place) for file in store.list(f"{FOLDER}/{folder}", ".json"))
+    for shard in sorted({file.rpartition("/")[0] for file in files if "/" in file}):
+        lease = _Lease(store, f"{folder}/{shard}", say)
+        lease.acquire()
+        lease.release()
+
+
 class _Lease:
     def __init__(self, store: Store, folder: str, say: Callable[[str], None]) -> None:
         self.is_lost = False
@@ -82,7 +105,7 @@ class _Lease:
             "run": uuid.uuid4().hex,
             "machine": drafts.machine(),
             "process": os.getpid(),
-            "job": _submission(),
+            "job": submission_id(),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "beat": 0,
         }
@@ -95,7 +118,7 @@ class _Lease:
             mark = number, record.get("run"), record.get("beat")
             if mark != seen:
                 seen, since = mark, time.monotonic()
-            is_dead = _is_gone(record) or time.monotonic() - since > DEAD_AFTER_S
+            is_dead = is_gone(record) or time.monotonic() - since > DEAD_AFTER_S
             if (not number or is_dead) and self._take(number + 1):
                 if number:
                     self._say(f"  the run that worked on {self._folder} has died: it is taken over")
@@ -103,9 +126,14 @@ class _Lease:
             if number and not is_dead and time.monotonic() - said >= SAY_S:
                 said = time.monotonic()
                 self._say(
-                    f"  {self._folder}: {_described(record)} works on it; waiting for its end"
+                    f"  {self._folder}: another run ({describe(record)}) works on it; waiting for its end"
                 )
             time.sleep(LOOK_S)
+
+    def is_held_by_another(self) -> bool:
+        """Whether a run that is not known to be gone holds it."""
+        number, record = self._highest()
+        return bool(number) and not is_gone(record)
 
     def release(self) -> None:
         """Let go; what another run holds by now is left alone."""
@@ -159,14 +187,16 @@ class _Lease:
 
     def _numbers(self) -> list[int]:
         files = self._store.list(f"{FOLDER}/{self._folder}", ".json")
-        names = (file.rpartition("/")[2].removesuffix(".json") for file in files)
+        place = f"{FOLDER}/{self._folder}/"
+        names = (file.removeprefix(place).removesuffix(".json") for file in files)
         return [int(name) for name in names if name.isdecimal()]
 
     def _file(self, number: int) -> str:
         return f"{FOLDER}/{self._folder}/{number}.json"
 
     def _content(self) -> bytes:
-        return json.dumps(self._record).encode()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return json.dumps({**self._record, "seen": now}).encode()
 
 
 def _main_thread() -> int:
@@ -175,7 +205,8 @@ def _main_thread() -> int:
     return number
 
 
-def _is_gone(record: dict[str, Any]) -> bool:
+def is_gone(record: dict[str, Any]) -> bool:
+    """Whether the process of a record was one of this machine, and is no more."""
     process = record.get("process")
     return (
         record.get("machine") == drafts.machine()
@@ -184,13 +215,14 @@ def _is_gone(record: dict[str, Any]) -> bool:
     )
 
 
-def _described(record: dict[str, Any]) -> str:
+def describe(record: dict[str, Any]) -> str:
+    """Who holds a lease, or keeps another record of the same kind."""
     where = "this machine" if record.get("machine") == drafts.machine() else "another machine"
     job = f"Ray job {record['job']}, " if record.get("job") else ""
-    return f"another run ({job}process {record.get('process')} of {where}, since {record.get('started')})"
+    return f"{job}process {record.get('process')} of {where}, since {record.get('started')}"
 
 
-def _submission() -> str:
+def submission_id() -> str:
     """The id that Ray gave the job that this process is, "" when it is none."""
     try:
         return str(json.loads(os.environ[SUBMITTED])["metadata"]["job_submission_id"])

@@ -10,7 +10,7 @@ from functools import partial
 import pandas as pd
 import pyarrow as pa
 
-from spineage.engine.shuffle import each_group
+from spineage.engine.training.shuffle import each_group
 from spineage.io.people.identity import Keyed
 from spineage.io.people.overrides import Override, read_overrides
 from spineage.io.people.tables import read_participants

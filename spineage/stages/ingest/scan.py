@@ -83,6 +83,17 @@ def scan_headers(context: Context, keyed: Keyed) -> Scanned:
     return Scanned(folder, tuple(sorted(parts)), num_files.total(), num_rows, num_files["read"])
 
 
+def count_files(context: Context, keyed: Keyed) -> Counter[str]:
+    """How many files of the input are `known`, and how many are to be `read`. Raises BadStudy when the input
+    is missing or empty."""
+    inputs = context.study.inputs
+    known = _known(context.store, f"ingest/headers-{_reader(inputs, keyed)}")
+    num_files = Counter(known=0, read=0)
+    for files in chunks_of(walk_input(inputs.scans)):
+        num_files["known" if _name(files, keyed) in known else "read"] += len(files)
+    return num_files
+
+
 def _known(store: Store, folder: str) -> dict[str, str]:
     """Parts by the name of their chunk. Those with a file that could not be opened are read again."""
     stems = [Path(part).stem for part in store.list(folder, ".parquet")]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from spineage.io.storage import pointers
 from spineage.io.storage.parts import read_sound
 from spineage.run.context import Context, digest_of
 from spineage.run.counts import Counts, read_counts
+from spineage.run.plan import Plan
+from spineage.run.rates import rates_of, scaled_s
 from spineage.stages.ingest.groups import check_tables, judge_groups
-from spineage.stages.ingest.scan import Scanned, scan_headers
+from spineage.stages.ingest.scan import Scanned, count_files, scan_headers
 
 SCHEMA = 4  # raise it when the same headers give other tables
 PARTICIPANTS = ("in_participants", "at_other_exams", "other_sex", "other_age")
@@ -66,6 +68,14 @@ def run(context: Context) -> Counts:
     return read_counts(counts)
 
 
+def plan(context: Context, before: Collection[str] = ()) -> Plan:
+    """Of the files of the input as it is listed now; what they hold is known when they are read."""
+    num = count_files(context, Keyed(load_key(context.study)))
+    rates = rates_of(context.store, ["ingest"])
+    seconds, measured = scaled_s(num["read"], rates), rates[0].started if rates else ""
+    return Plan("ingest", num["known"], num["read"], "files", seconds=seconds, measured=measured)
+
+
 def _flat_counts(context: Context, folder: str) -> Counter[str]:
     counts = {name: n for name, n in context.done(folder).items() if name != "parts"}
     if "scans" not in counts or not all(isinstance(n, int) for n in counts.values()):
@@ -77,6 +87,7 @@ def _flat_counts(context: Context, folder: str) -> Counter[str]:
 def _judged(context: Context, keyed: Keyed) -> str:
     """Read what is new, judge what has changed; the generation that holds it. Raises DamagedParts."""
     scanned = scan_headers(context, keyed)
+    context.work_done = scanned.num_read
     if 0 < scanned.num_read < scanned.num_files:
         context.say(f"  read {scanned.num_read} of {scanned.num_files} files, the others are known")
     generation = _generation(context, scanned)

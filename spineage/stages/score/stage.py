@@ -7,6 +7,7 @@ what is not there, so a killed run, next month's exams and a new model are one m
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from spineage.io.storage.store import Store
 from spineage.run.context import Context
 from spineage.run.counts import Counts
 from spineage.run.fill import (
+    Key,
     compact_table,
     fill,
     given_up,
@@ -31,6 +33,7 @@ from spineage.run.fill import (
     without,
     write_each,
 )
+from spineage.run.plan import Plan, plan_missing
 from spineage.science.gap.score import require_self_test, self_test
 from spineage.science.network.network import load_network
 from spineage.segmenter.folder import read_manifest
@@ -128,13 +131,38 @@ def run(context: Context) -> Counts:
     require_self_test(self_test(model, tuple(bundle.prepare["shape"])), bundle.self_test_years)
     scans = context.read("scans", KEY)
     context.require_scans(len(scans))
+    scans = context.in_shard(scans)
     todo = missing(context, "score", SCORES, scans)
     if not todo.empty:
-        _score_all(context, chosen, bundle, context.read("scans").merge(todo, on=KEY))
+        wanted = context.read("scans").merge(todo, on=KEY)
+        _score_all(context, chosen, bundle, wanted, len(scans) - len(todo))
     for stage in ("segment", "prepare", "score"):
         compact_table(context, stage, FAULTS)
     compact_table(context, "score", SCORES)
     return _totals(context, scans, new=len(todo))
+
+
+def plan(context: Context, before: Collection[str] = ()) -> Plan:
+    """Of the scans that ingest knows; masks and tensors that stages before it will make are not made here."""
+    chosen = choose(context)
+    bundle, _ = read_bundle(context.store, chosen.folder, chosen.digest)
+    require_fit(context, bundle)
+    scans = context.read("scans", KEY)
+    refused = Counter[str]()
+
+    def steps(todo: pd.DataFrame) -> list[Step]:
+        left = without(todo, _given_up_before(context, todo))
+        earlier = _refused_before(context, left)
+        refused.update(earlier["code"])
+        left = without(left, set(keys_of(earlier)))
+        masks, tensors = (context.parts_of(table, left) for table in ("masks", "tensors"))
+        num_unprepared = 0 if "prepare" in before else int(((masks == "") | (tensors == "")).sum())
+        num_unsegmented = 0 if "segment" in before else int((masks == "").sum())
+        return _steps(context, chosen, bundle.region, len(left), num_unsegmented, num_unprepared)
+
+    found = plan_missing(context, "score", SCORES, scans, steps)
+    num = refused.total()
+    return replace(found, refused=refused + Counter(found.refused), remaining=found.remaining - num)
 
 
 def require_fit(context: Context, bundle: Bundle) -> None:
@@ -168,30 +196,40 @@ def require_fit(context: Context, bundle: Bundle) -> None:
 def _inherit_faults(context: Context, todo: pd.DataFrame) -> pd.DataFrame:
     """Scans that segment or prepare have refused are refused here with the same words; the others are
     returned."""
+    refused = _refused_before(context, todo)
+    if not refused.empty:
+        write_each(context.store, context.folder("score"), FAULTS, rows_of(refused))
+    return without(todo, set(keys_of(refused)) | _given_up_before(context, todo))
+
+
+def _refused_before(context: Context, todo: pd.DataFrame) -> pd.DataFrame:
+    """The faults that segment or prepare keep of these scans."""
     earlier = pd.concat(
         [context.read("faults", stage=stage) for stage in ("segment", "prepare")], ignore_index=True
     )
     earlier = earlier[~earlier["code"].isin(TRANSIENT)].drop_duplicates(KEY)
-    refused = earlier.merge(todo[KEY], on=KEY)
-    alone = {k for stage in ("segment", "prepare") for k in given_up(context, stage, todo)}
-    if not refused.empty:
-        write_each(context.store, context.folder("score"), FAULTS, rows_of(refused))
-    return without(todo, set(keys_of(earlier)) | alone)
+    return earlier.merge(todo[KEY], on=KEY)
+
+
+def _given_up_before(context: Context, todo: pd.DataFrame) -> set[Key]:
+    return {key for stage in ("segment", "prepare") for key in given_up(context, stage, todo)}
 
 
 # the work
 
 
-def _score_all(context: Context, chosen: ChosenBundle, bundle: Bundle, todo: pd.DataFrame) -> None:
+def _score_all(
+    context: Context, chosen: ChosenBundle, bundle: Bundle, todo: pd.DataFrame, already: int
+) -> None:
     """A second time what met a damaged part of another stage: the first time has set it aside."""
     for _ in range(2):
-        if "damaged_part" not in _score(context, chosen, bundle, todo):
+        if "damaged_part" not in _score(context, chosen, bundle, todo, already):
             return
         todo = missing(context, "score", SCORES, todo)
 
 
 def _score(
-    context: Context, chosen: ChosenBundle, bundle: Bundle, todo: pd.DataFrame
+    context: Context, chosen: ChosenBundle, bundle: Bundle, todo: pd.DataFrame, already: int
 ) -> dict[str, int]:
     """How many ended how: `ok`, or a fault code."""
     rows = read_sound(
@@ -208,8 +246,7 @@ def _score(
     context.say(
         f"  {len(rows)} scans to score, {num_unprepared} of them to prepare, {num_unsegmented} to segment"
     )
-    filling = _filling_steps(context, num_unsegmented, num_unprepared)
-    steps = [*filling, *_predicting_steps(context, chosen, bundle.region)]
+    steps = _steps(context, chosen, bundle.region, len(rows), num_unsegmented, num_unprepared)
     folders = {stage: context.folder(stage) for stage in ("segment", "prepare", "score")}
     sink = Step(
         WriteScores, {"root": context.store.root, "folders": folders}, "score", num_cpus=0.25
@@ -218,7 +255,22 @@ def _score(
         context, "score", SCORES, rows, steps, sink,
         rows_per_part=ROWS_PER_BLOCK,
         rows_per_block=1 if num_unprepared else ROWS_PER_BLOCK,
+        already=already,
     )  # fmt: skip
+
+
+def _steps(
+    context: Context,
+    chosen: ChosenBundle,
+    region: str,
+    num_scans: int,
+    num_unsegmented: int,
+    num_unprepared: int,
+) -> list[Step]:
+    """From a scan to its prediction, as far as some of them need it."""
+    filling = _filling_steps(context, num_unsegmented, num_unprepared)
+    predicting = _predicting_steps(context, chosen, region)
+    return [*filling, *(replace(step, num_rows=num_scans) for step in predicting)]
 
 
 def _filling_steps(context: Context, num_unsegmented: int, num_unprepared: int) -> list[Step]:
@@ -232,15 +284,23 @@ def _filling_steps(context: Context, num_unsegmented: int, num_unprepared: int) 
     from_sources = prepare.step(context)
     if not num_unsegmented:
         kwargs = {"place": tensors, "prepare": from_sources.kwargs}
-        return [replace(from_sources, make=PrepareFromMask, kwargs=kwargs)]
-    assemble, draw, name = segment.steps(context.study)
+        return [replace(from_sources, make=PrepareFromMask, kwargs=kwargs, num_rows=num_unprepared)]
+    assemble, draw, name = (
+        replace(step, num_rows=num_unsegmented) for step in segment.steps(context.study)
+    )
     named = {"place": masks, "name": {**name.kwargs, "keep_voxels": True}}
     prepared = {"place": tensors, "prepare": prepare.prepare_kwargs(context.study)}
     return [
-        replace(assemble, make=AssembleMissing),
+        replace(assemble, make=AssembleMissing, num_rows=num_unprepared),
         replace(draw, make=DrawMissing),
         replace(name, make=NameMissing, kwargs=named),
-        replace(from_sources, make=PrepareMissing, kwargs=prepared),
+        replace(
+            from_sources,
+            make=PrepareMissing,
+            kwargs=prepared,
+            does="prepare",
+            num_rows=num_unprepared,
+        ),
     ]
 
 
@@ -255,13 +315,13 @@ def _predicting_steps(context: Context, chosen: ChosenBundle, region: str) -> li
     }
     model = {"folder": chosen.folder, "digest": chosen.digest, "device": cluster.device}
     network = Step(
-        PredictStep, {"places": places, **model}, "score", workers=cluster.predict_workers,
+        PredictStep, {"places": places, **model}, "score", does="predict", workers=cluster.predict_workers,
         num_gpus=cluster.gpus_per_worker, deadline_s=cluster.deadline_s, labels=cluster.labels_of("predict"),
     )  # fmt: skip
     if not cluster.gpus_per_worker:
         return [network]
     reading = Step(
-        InputStep, {"places": places, "region": region}, "score", workers=cluster.cpu_workers,
+        InputStep, {"places": places, "region": region}, "score", does="read", workers=cluster.cpu_workers,
         deadline_s=cluster.deadline_s, labels=cluster.labels_of("cpu"),
     )  # fmt: skip
     return [reading, network]

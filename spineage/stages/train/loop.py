@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spineage.engine.ddp import Worker
+from spineage.engine.training.ddp import Worker
 from spineage.io.storage.index import keys_of
 from spineage.io.storage.store import Store
 from spineage.io.storage.tensors import TensorPeople

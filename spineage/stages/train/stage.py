@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spineage.engine.ddp import Fitted, fit
+from spineage.engine.training.ddp import Fitted, fit
 from spineage.errors import BadStudy
 from spineage.io.models.tracking import open_tracking
 from spineage.run.context import Context, digest_of
@@ -58,6 +58,12 @@ def run(context: Context) -> Counts:
     )
 
 
+def size(context: Context) -> float:
+    """Scans seen in all epochs."""
+    roles = roles_of(people(context), context.study.train, context.study.seed)
+    return float((roles == "train").sum() * context.study.train.epochs)
+
+
 def people(context: Context) -> pd.DataFrame:
     """The cohort's scans that have a tensor and an age, in the order of their keys.
 
@@ -100,28 +106,31 @@ def _train(context: Context, everyone: pd.DataFrame, roles: pd.Series) -> None:
     config = config_of(context, everyone, roles, study.train, study.seed)
     context.connect()
     tracking = open_tracking(study.cluster.mlflow, context.store, study.name)
-    run_id = tracking.open_run("train", folder)
-    tracking.log_params(run_id, study.recipe("train", "prepare"))
+    params = {"seed": study.seed, **study.recipe("train", "prepare")}
+    with tracking.running("train", folder, params=params, tags=context.identity("train")) as run_id:
+        logged: set[int] = set()
 
-    def tell(metrics: dict[str, float]) -> None:
-        if "epoch" in metrics:
-            context.say(epoch_line(metrics, study.train.epochs))
+        def tell(metrics: dict[str, float]) -> None:
+            if "epoch" in metrics:
+                context.say(epoch_line(metrics, study.train.epochs))
+                epoch = int(metrics["epoch"])
+                if tracking.log_while_it_runs(run_id, metrics, epoch):
+                    logged.add(epoch)
 
-    fitted = fit(
-        train_loop,
-        config,
-        workers=study.cluster.train_worker_range,
-        gpus_per_worker=study.cluster.gpus_per_worker,
-        labels=study.cluster.labels_of("train"),
-        storage=context.store.uri(folder),
-        name="run",
-        report_to=tell,
-        tell=lambda text: context.say(f"  {text}"),
-    )
-    history = history_of(fitted)
-    tracking.log_history(run_id, [(int(row["epoch"]), row) for row in fitted.state["history"]])
-    _publish(context, everyone, roles, config, fitted, history)
-    tracking.close_run(run_id)
+        fitted = fit(
+            train_loop,
+            config,
+            workers=study.cluster.train_worker_range,
+            gpus_per_worker=study.cluster.gpus_per_worker,
+            labels=study.cluster.labels_of("train"),
+            storage=context.store.uri(folder),
+            name="run",
+            report_to=tell,
+            tell=lambda text: context.say(f"  {text}"),
+        )
+        rows = [(int(row["epoch"]), row) for row in fitted.state["history"]]
+        tracking.log_missing(run_id, [row for row in rows if row[0] not in logged])
+        _publish(context, everyone, roles, config, fitted, history_of(fitted))
 
 
 def epoch_line(metrics: dict[str, float], epochs: int) -> str:

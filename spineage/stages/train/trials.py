@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from spineage.engine.ddp import fit
-from spineage.engine.sweep import Report
+from spineage.engine.training.ddp import fit
+from spineage.engine.training.sweep import Report
 from spineage.errors import BadStudy
 from spineage.io.storage.store import Store
 from spineage.stages.train.loop import train_loop
@@ -17,7 +18,7 @@ ARMS = "ablate/arms"
 """Arms are kept by their own address, so a grid with more regions or seeds trains only what is new."""
 
 
-def file_of(arm: dict[str, Any]) -> str:
+def file_of(arm: Mapping[str, Any]) -> str:
     """Where its row is kept."""
     return f"{ARMS}/{arm['digest']}.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -15,7 +16,15 @@ import pytest
 
 from spineage.errors import BadStudy
 from spineage.io.models.bundle import BUNDLE_FILES, bundle_files, digest_of_files
-from spineage.io.models.tracking import CHAMPION, DIGEST_TAG, MODEL, Tracking, check, open_tracking
+from spineage.io.models.tracking import (
+    CHAMPION,
+    DIGEST_TAG,
+    MODEL,
+    Tracking,
+    check,
+    model_of,
+    open_tracking,
+)
 from spineage.io.storage.store import Store
 from spineage.run.context import Context
 from spineage.stages.score.stage import choose
@@ -82,9 +91,9 @@ def test_a_bundle_is_registered_once_and_fetched_whole(tracking):
     run = tracking.open_run("calibrate", "calibrate/0")
     version = tracking.register(run, files, digest)
     assert tracking.register(run, files, digest) == version
-    champion = f"models:/{MODEL}@{CHAMPION}"
+    champion = f"models:/{tracking.model}@{CHAMPION}"
     assert tracking.resolve(champion) == (version, digest)
-    assert tracking.resolve(f"models:/{MODEL}/{version}") == (version, digest)
+    assert tracking.resolve(f"models:/{tracking.model}/{version}") == (version, digest)
     assert tracking.fetch(champion, BUNDLE_FILES) == files
 
 
@@ -95,9 +104,9 @@ def test_a_new_bundle_is_a_new_version_and_the_champion(tracking):
     other = tracking.open_run("calibrate", "calibrate/2")
     second = tracking.register(other, two, "2" * 64)
     assert int(second) == int(first) + 1
-    assert tracking.resolve(f"models:/{MODEL}@{CHAMPION}") == (second, "2" * 64)
+    assert tracking.resolve(f"models:/{tracking.model}@{CHAMPION}") == (second, "2" * 64)
     assert tracking.register(run, one, "1" * 64) == first
-    assert tracking.resolve(f"models:/{MODEL}@{CHAMPION}") == (first, "1" * 64)
+    assert tracking.resolve(f"models:/{tracking.model}@{CHAMPION}") == (first, "1" * 64)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +201,9 @@ def listener(monkeypatch):
 
 def version_at(tracking: Tracking, place: str, run: str | None) -> str:
     made = tracking._client.create_model_version(
-        MODEL, place, run_id=run, tags={DIGEST_TAG: "5" * 64}
+        tracking.model, place, run_id=run, tags={DIGEST_TAG: "5" * 64}
     )
-    return f"models:/{MODEL}/{made.version}"
+    return f"models:/{tracking.model}/{made.version}"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +266,7 @@ def test_a_huge_file_is_refused_before_it_is_copied(tracking, monkeypatch):
     monkeypatch.setattr("spineage.io.models.tracking.MAX_FILE_BYTES", 4)
     monkeypatch.delattr(LocalArtifactRepository, "download_artifacts")
     with pytest.raises(BadStudy, match="larger than 4 bytes"):
-        tracking.fetch(f"models:/{MODEL}@{CHAMPION}", ["bundle.json"])
+        tracking.fetch(f"models:/{tracking.model}@{CHAMPION}", ["bundle.json"])
 
 
 @pytest.mark.parametrize(
@@ -279,7 +288,7 @@ def test_files_that_are_gone_are_one_sentence(tracking):
     place = tracking._client.get_run(run).info.artifact_uri.removeprefix("file://")
     shutil.rmtree(place)
     with pytest.raises(BadStudy, match="refuses"):
-        tracking.fetch(f"models:/{MODEL}@{CHAMPION}", ["bundle.json"])
+        tracking.fetch(f"models:/{tracking.model}@{CHAMPION}", ["bundle.json"])
 
 
 def test_object_storage_needs_a_server():
@@ -298,18 +307,101 @@ def test_a_tag_that_is_no_digest_is_one_sentence_and_writes_nothing(tracking, wo
     """The tag becomes a folder of the workspace: `../../x` once wrote five files outside it."""
     run = tracking.open_run("calibrate", "calibrate/4")
     tracking.register(run, {"bundle.json": b"4"}, "4" * 64)
-    version = tracking.resolve(f"models:/{MODEL}@{CHAMPION}")[0]
-    tracking._client.set_model_version_tag(MODEL, version, DIGEST_TAG, tag)
+    version = tracking.resolve(f"models:/{tracking.model}@{CHAMPION}")[0]
+    tracking._client.set_model_version_tag(tracking.model, version, DIGEST_TAG, tag)
     study = study_from({
         "name": "a study", "workspace": workspace.root,
-        "score": {"model": f"models:/{MODEL}@{CHAMPION}"},
+        "score": {"model": f"models:/{tracking.model}@{CHAMPION}"},
     })  # fmt: skip
     above = sorted(tracking_parent(workspace).rglob("*"))
     with pytest.raises(BadStudy, match="no digest of 64 hex digits"):
         choose(Context(study))
     assert sorted(tracking_parent(workspace).rglob("*")) == above
-    tracking._client.set_model_version_tag(MODEL, version, DIGEST_TAG, "4" * 64)
+    tracking._client.set_model_version_tag(tracking.model, version, DIGEST_TAG, "4" * 64)
 
 
 def tracking_parent(workspace: Store) -> Path:
     return Path(workspace.root).parent
+
+
+def test_how_a_block_ends_is_how_its_run_ends(tracking):
+    def ended(error: BaseException | None, address: str) -> str:
+        kept = {"params": {"seed": 1}, "tags": {"spineage.seed": "1"}}
+        expected = pytest.raises(type(error)) if error else contextlib.nullcontext()
+        with expected, tracking.running("train", address, **kept) as run:
+            if error:
+                raise error
+        found = tracking._client.get_run(run)
+        assert found.data.params["seed"] == "1"
+        assert found.data.tags["spineage.seed"] == "1"
+        return found.info.status
+
+    assert ended(None, "train/ends-0") == "FINISHED"
+    assert ended(ValueError("a bug"), "train/ends-1") == "FAILED"
+    assert ended(BadStudy("a full disk"), "train/ends-2") == "FAILED"
+    assert ended(KeyboardInterrupt(), "train/ends-3") == "KILLED"
+    assert ended(None, "train/ends-1") == "FINISHED", "the same run, begun again"
+
+
+def test_a_run_within_a_run_names_its_parent(tracking):
+    parent = tracking.open_run("sweep", "sweep/1")
+    child = tracking.open_run("trial", "sweep/1/a", parent=parent)
+    assert tracking._client.get_run(child).data.tags["mlflow.parentRunId"] == parent
+    found = tracking._client.search_runs(
+        [tracking._experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'"
+    )
+    assert [run.info.run_id for run in found] == [child]
+
+
+def test_figures_have_the_time_when_they_were_logged(tracking):
+    run = tracking.open_run("train", "train/times")
+    before = time.time() * 1000
+    assert tracking.log_while_it_runs(run, {"loss": 2.0}, 1)
+    time.sleep(0.05)
+    assert tracking.log_while_it_runs(run, {"loss": 1.0}, 2)
+    tracking.log_missing(run, [(1, {"loss": 9.0}), (2, {"loss": 9.0}), (3, {"loss": 0.5})])
+    found = sorted(tracking._client.get_metric_history(run, "loss"), key=lambda m: m.step)
+    assert [m.value for m in found] == [2.0, 1.0, 0.5], "what is there is not logged again"
+    assert before - 1 <= found[0].timestamp < found[1].timestamp <= time.time() * 1000 + 1
+
+
+def test_a_server_that_goes_away_stops_no_training(tracking, monkeypatch):
+    run = tracking.open_run("train", "train/away")
+
+    def away(*args, **kwargs):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(tracking._client, "log_batch", away)
+    assert not tracking.log_while_it_runs(run, {"loss": 2.0}, 1)
+
+
+def test_studies_that_share_a_registry_have_models_of_their_own(tracking, workspace):
+    assert tracking.model == "spine-age-a-study"
+    assert model_of("spineage") == MODEL
+    other = open_tracking(None, workspace, "another study")
+    run = other.open_run("calibrate", "calibrate/other")
+    other.register(run, {"bundle.json": b"3"}, "3" * 64, {"bias.degree": "1"}, "Of degree 1.")
+    name = f"models:/{other.model}@{CHAMPION}"
+    assert other.resolve(name) == ("1", "3" * 64)
+    version = other._client.get_model_version(other.model, "1")
+    assert version.tags["bias.degree"] == "1"
+    assert version.description == "Of degree 1."
+
+
+def test_what_a_workspace_keeps_is_found_when_it_has_moved(tmp_path, workspace, tracking):
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    here = open_tracking(None, Store(str(before)), "moved")
+    run = here.open_run("calibrate", "calibrate/moved")
+    here.register(run, {"bundle.json": b"4"}, "4" * 64)
+    before.rename(after)
+    there = open_tracking(None, Store(str(after)), "moved")
+    name = f"models:/{there.model}@{CHAMPION}"
+    assert there.fetch(name, ["bundle.json"]) == {"bundle.json": b"4"}
+    there.log_files(there.open_run("train", "train/moved"), {"figures.json": b"{}"})
+    assert not before.exists(), "nothing is written where it was"
+    import mlflow
+
+    mlflow.set_tracking_uri(there.uri)
+    kept = mlflow.artifacts.download_artifacts(run_id=run, artifact_path="bundle/bundle.json")
+    assert Path(kept).read_bytes() == b"4", "by MLflow's own client"

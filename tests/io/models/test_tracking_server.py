@@ -15,7 +15,7 @@ import pytest
 
 from spineage.errors import BadStudy
 from spineage.io.models.bundle import BUNDLE_FILES, bundle_files, digest_of_files
-from spineage.io.models.tracking import CHAMPION, MODEL, check, open_tracking
+from spineage.io.models.tracking import CHAMPION, check, open_tracking
 from spineage.io.storage.store import Store
 from tests.io.models.test_bundle import some_bundle
 
@@ -64,8 +64,8 @@ def test_a_bundle_goes_through_a_server_unchanged(server: str, tmp_path: Path) -
     version = here.register(run, files, digest)
     assert here.register(run, files, digest) == version
     there = open_tracking(server, Store("memory://there"), "another study")
-    assert there.resolve(f"models:/{MODEL}@{CHAMPION}") == (version, digest)
-    assert there.fetch(f"models:/{MODEL}@{CHAMPION}", BUNDLE_FILES) == files
+    assert there.resolve(f"models:/{there.model}@{CHAMPION}") == (version, digest)
+    assert there.fetch(f"models:/{there.model}@{CHAMPION}", BUNDLE_FILES) == files
     assert (
         open_tracking(server, Store("memory://here"), "a study").open_run(
             "calibrate", "calibrate/0"

@@ -55,11 +55,11 @@ def test_a_job_of_ray_is_named_by_its_id(tmp_path: Path, monkeypatch: pytest.Mon
     store = Store(str(tmp_path))
     told = '{"metadata": {"job_submission_id": "raysubmit_1"}}'
     for value, named in (
-        (told, "another run (Ray job raysubmit_1, process"),
-        ("{}", "another run (process"),
+        (told, "Ray job raysubmit_1, process"),
+        ("{}", "process"),
     ):
         monkeypatch.setenv(lease.SUBMITTED, value)
-        assert lease._described(lease._Lease(store, FOLDER, print)._record).startswith(named)
+        assert lease.describe(lease._Lease(store, FOLDER, print)._record).startswith(named)
 
 
 def test_a_second_run_waits_says_so_and_takes_over_when_the_first_is_killed(
@@ -203,3 +203,51 @@ def test_a_file_is_created_once(root: str) -> None:
     store.remove("a/b.json")
     store.remove("a/b.json")
     assert not store.exists("a/b.json")
+
+
+def test_shards_work_side_by_side_and_a_run_of_all_scans_waits_for_them(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LOOK_S", 0.1)
+    store, order = Store(root), list[str]()
+
+    def whole() -> None:
+        with held(store, FOLDER, lambda text: None):
+            order.append("whole")
+
+    with held(store, FOLDER, print, "1-of-2"), held(store, FOLDER, print, "2-of-2"):
+        assert len(files(root)) == 2
+        thread = threading.Thread(target=whole)
+        thread.start()
+        time.sleep(1.0)
+        order.append("shards")
+    thread.join(30)
+    assert order == ["shards", "whole"]
+    assert not files(root)
+
+
+def test_a_shard_waits_for_a_run_of_all_scans(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LOOK_S", 0.1)
+    store, order = Store(root), list[str]()
+
+    def shard() -> None:
+        with held(store, FOLDER, lambda text: None, "1-of-2"):
+            order.append("shard")
+
+    with held(store, FOLDER, print):
+        thread = threading.Thread(target=shard)
+        thread.start()
+        time.sleep(1.0)
+        order.append("whole")
+    thread.join(30)
+    assert order == ["whole", "shard"]
+    assert not files(root)
+
+
+def test_a_shard_whose_run_is_dead_holds_up_nobody(root: str) -> None:
+    store = Store(root)
+    gone = b'{"run": "x", "machine": "%s", "process": 4194305}' % drafts.machine().encode()
+    store.write(f"leases/{FOLDER}/3-of-4/1.json", gone)
+    began = time.monotonic()
+    with held(store, FOLDER, print):
+        assert time.monotonic() - began < 20

@@ -24,10 +24,9 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
-from spineage.engine.causes import plain_bad_study
 from spineage.engine.labels import Labels
 from spineage.engine.places import Need, Tell, aloud, wait_for
-from spineage.engine.quiet import in_a_sentence
+from spineage.engine.quiet import in_a_sentence, plain_bad_study
 
 STATE = "state.pt"
 MAX_FAILURES = 4

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,15 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from spineage.engine.causes import plain_bad_study
 from spineage.engine.places import Need, wait_for
-from spineage.engine.quiet import in_a_sentence
+from spineage.engine.quiet import in_a_sentence, plain_bad_study
 
 Report = Callable[[dict[str, float]], None]
 Trial = Callable[[dict[str, Any], Report], None]
 """An importable function of a configuration and a report function; it is called in a process of its own."""
+
+Hear = Callable[[str, Mapping[str, Any], Mapping[str, Any]], None]
+"""Of a trial: what Tune calls it, its configuration, and what it reports; at its end it reports nothing."""
 
 WAITING_BYTES = 1_000_000
 """What a trial takes that only waits for its own workers; Tune places none that takes nothing."""
@@ -49,8 +51,10 @@ def run_grid(
     name: str,
     inside: Need | None = None,
     say: Callable[[int, int], None] = lambda done, total: None,
+    hear: Hear = lambda trial, config, metrics: None,
 ) -> None:
-    """Run the trial once for each configuration, as many at once as the cluster holds.
+    """Run the trial once for each configuration, as many at once as the cluster holds. `hear` hears of each
+    that ended.
 
     inside: the workers that each trial will start. A trial keeps its result itself, so
     that a run that is killed loses only what was running. An exception in a trial is raised here, after
@@ -65,7 +69,7 @@ def run_grid(
         tune.with_resources(_silently(trial), own),
         param_space={"config": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(max_concurrent_trials=max(1, int(min(at_once)))),
-        run_config=_run_config(storage, name, _Progress(say, len(configs))),
+        run_config=_run_config(storage, name, len(configs), say, _of_grid(hear)),
     )
     _raise_first(tuner.fit())
 
@@ -84,13 +88,14 @@ def search(
     gpus: float = 0.0,
     at_once: int | None = None,
     say: Callable[[int, int], None] = lambda done, total: None,
+    hear: Hear = lambda trial, config, metrics: None,
 ) -> list[Outcome]:
     """The parameters with the lowest `smooth_mae_years`: Optuna's TPE proposes, ASHA stops the hopeless.
 
     space: name -> (low, high, is_logarithmic). The trial gets {**config, "parameters": {name: value}} and
     reports `epoch` and `smooth_mae_years` after every epoch. A killed search with this name goes on (its
     state is a pickle of our own under `storage`: nobody else may write there). With one trial at a time
-    it is repeatable by seed.
+    it is repeatable by seed. `hear` hears each report as it comes.
     """
     wait_for([Need("a trial", 1, 1.0, gpus)], "lower cluster.gpus_per_worker")
     domains = {
@@ -98,6 +103,7 @@ def search(
         for key, (low, high, is_log) in space.items()
     }
     function = tune.with_resources(_reporting(trial, config), {"CPU": 1, "GPU": gpus})
+    run_config = _run_config(storage, name, num_trials, say, hear)
     path = f"{storage}/{name}"
     if tune.Tuner.can_restore(path):
         tuner = tune.Tuner.restore(path, function, resume_unfinished=True, restart_errored=True)
@@ -115,7 +121,7 @@ def search(
                 ),
                 max_concurrent_trials=at_once,
             ),
-            run_config=_run_config(storage, name, _Progress(say, num_trials)),
+            run_config=run_config,
         )
     results = _raise_first(tuner.fit())
     ended = [results[i] for i in range(len(results))]
@@ -146,21 +152,45 @@ def _reporting(trial: Trial, config: dict[str, Any]) -> Callable[[dict[str, Any]
     return run
 
 
-class _Progress(tune.Callback):
-    """Counts trials that ended."""
+_listeners: dict[str, tuple[Callable[[int, int], None], Hear]] = {}
+"""By name of the experiment: Tune pickles its callbacks, and who listens is of one process."""
 
-    def __init__(self, say: Callable[[int, int], None], total: int) -> None:
-        self._say, self._total, self._done = say, total, 0
+
+class _Progress(tune.Callback):
+    """Counts trials that ended, and hands on what they report."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._total, self._done = name, total, 0
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._hear(trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._done += 1
-        self._say(self._done, self._total)
+        if self._name in _listeners:
+            _listeners[self._name][0](self._done, self._total)
+        self._hear(trial, {})
+
+    def _hear(self, trial: Any, metrics: Mapping[str, Any]) -> None:
+        if self._name in _listeners:
+            _listeners[self._name][1](str(trial.trial_id), trial.config, metrics)
 
 
-def _run_config(storage: str, name: str, progress: _Progress) -> tune.RunConfig:
+def _of_grid(hear: Hear) -> Hear:
+    """With the configuration as it was given."""
+    return lambda trial, config, metrics: hear(trial, config["config"], metrics)
+
+
+def _run_config(
+    storage: str, name: str, total: int, say: Callable[[int, int], None], hear: Hear
+) -> tune.RunConfig:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
-    return tune.RunConfig(name=name, storage_path=storage, verbose=0, callbacks=[progress])
+    _listeners[name] = say, hear
+    callbacks: list[Any] = [_Progress(name, total)]
+    return tune.RunConfig(name=name, storage_path=storage, verbose=0, callbacks=callbacks)
 
 
 def _raise_first(results: tune.ResultGrid) -> tune.ResultGrid:

@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from spineage.engine.causes import plain_bad_study
-from spineage.engine.quiet import in_a_sentence, quieten_data
+from spineage.engine.quiet import in_a_sentence, plain_bad_study, quieten_data
 
 Answer = dict[str, Any]
 
