@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from spineage.engine.rows import ORDINARY_VOXELS, Step
-from spineage.engine.tally import Key, Pace, Row, StopRule, Tally, fault_row
+from spineage.engine.tally import BEGAN, Key, Pace, Row, StopRule, Tally, fault_row
 from spineage.errors import BadScan, BadStudy, DeviceFault, StoppedEarly
 from spineage.unexpected import describe, type_and_place
 
@@ -61,7 +61,7 @@ def run_rows_alone(
 
 def _serve(servers: Sequence[_Server], row: Row) -> tuple[Row, dict[str, float]]:
     """The row after all steps, or the fault row of the first that refused it; seconds by kind of work."""
-    work_s: dict[str, float] = {}
+    work_s: dict[str, float] = {BEGAN: time.time()}
     for server in servers:
         began = time.monotonic()
         after = server.answer(row)

@@ -37,7 +37,7 @@ from spineage.engine.labels import Labels
 from spineage.engine.metrics import Busy
 from spineage.engine.places import Need, aloud, cores, on_gpus, share_of_cores
 from spineage.engine.quiet import in_a_sentence, quieten_data
-from spineage.engine.tally import Key, Pace, Row, StopRule, Tally, fault_row, key_of
+from spineage.engine.tally import BEGAN, Key, Pace, Row, StopRule, Tally, fault_row, key_of
 from spineage.engine.watch import LostPlaces, Watch
 from spineage.errors import BadScan, BadStudy, DeviceFault, StoppedEarly
 from spineage.unexpected import as_unexpected, describe, type_and_place
@@ -45,7 +45,7 @@ from spineage.unexpected import as_unexpected, describe, type_and_place
 BUSY = "_busy"
 """In a row: when the step that the run is measured by began and ended it, seconds of the epoch."""
 WORK_S = "_work_s"
-"""In a row: seconds by kind of work, of the steps that had work for it."""
+"""In a row: seconds by kind of work, of the steps that had work for it; under BEGAN, when the first began."""
 STOP = "_stop"
 """In a row: the sentence of a BadStudy that a worker met; it holds for every scan, so the run stops."""
 MAX_ALONE = 16
@@ -313,8 +313,8 @@ class _Serve:
             os._exit(75)  # only a new process has a clean device; this row is retried there
         row = pickle.loads(cell["cell"])
         if not row.get("code"):
-            work_s = row.pop(WORK_S, {})
             began = time.time()
+            work_s = row.pop(WORK_S, {BEGAN: began})
             before, row = row, self._answer(row)
             ended = time.time()
             if row is not before:

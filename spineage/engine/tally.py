@@ -13,6 +13,8 @@ from spineage.errors import BadScan, StoppedEarly
 
 Row = dict[str, Any]
 Key = tuple[str, str]
+BEGAN = ""
+"""Among the kinds of work of a row."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class StepPace:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a run was: rows, seconds to the first outcome and from there to the last, the cluster's cores,
-    and what each kind of work took."""
+    """How fast a run was: rows, seconds until work on the first began, and from there to the last outcome,
+    the cluster's cores, and what each kind of work took."""
 
     rows: int
     start_s: float
@@ -62,7 +64,7 @@ class Tally:
         self.busy_s, self.began, self.ended = 0.0, math.inf, 0.0
         self.work_s: Counter[str] = Counter()
         self.num_worked: Counter[str] = Counter()
-        self.started, self.first, self.last = time.monotonic(), 0.0, 0.0
+        self.started, self.first, self.last = time.time(), math.inf, 0.0
 
     def left(self, manifest: Sequence[Row]) -> list[Row]:
         """The rows that have no outcome yet."""
@@ -80,19 +82,21 @@ class Tally:
         work_s: Mapping[str, float] | None = None,
     ) -> None:
         """Count one scan. began and ended: of the measured step, 0 when it never got there. work_s: seconds
-        by kind of work. Raises StoppedEarly."""
+        by kind of work, and under BEGAN when the first of it began (seconds of the epoch, of the worker's
+        clock). Raises StoppedEarly."""
         scan_id, source_digest, code, message = outcome
         if ended:
             self.busy_s += ended - began
             self.began, self.ended = min(self.began, began), max(self.ended, ended)
-        for work, seconds in (work_s or {}).items():
+        work_s = dict(work_s or {})
+        self.first = min(self.first, work_s.pop(BEGAN, math.inf))
+        for work, seconds in work_s.items():
             self.work_s[work] += seconds  # type: ignore[assignment]
             self.num_worked[work] += 1
         if (scan_id, source_digest) in self.done:
             return
         self.done.add((scan_id, source_digest))
-        self.last = time.monotonic()
-        self.first = self.first or self.last
+        self.last = time.time()
         self.counts[code or "ok"] += 1
         if code:
             self.hear((scan_id, source_digest), code, message)
@@ -114,7 +118,8 @@ class Tally:
             work: StepPace(num, self.work_s[work], *workers[work])
             for work, num in self.num_worked.items()
         }
-        return Pace(len(self.done), self.first - self.started, self.last - self.first, cores, steps)
+        first = min(self.first, self.last)
+        return Pace(len(self.done), first - self.started, self.last - first, cores, steps)
 
 
 def key_of(row: Row) -> Key:

@@ -135,7 +135,9 @@ def fill(
     shard = context.shard.name if context.shard else ""
     told: dict[str, Any] = {
         "stop_rule": StopRule(cluster.max_fault_fraction, cluster.min_scans_before_stop),
-        "say": Progress(context.store, stage, context.folder(stage), already, steps, shard),
+        "say": Progress(
+            context.store, stage, context.folder(stage), already, len(rows), steps, shard
+        ),
         "hear": hear,
         "measure": measure,
     }

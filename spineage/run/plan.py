@@ -27,9 +27,9 @@ from spineage.tables import Table
 
 @dataclass(frozen=True)
 class Plan:
-    """Of one stage.
+    """Of one stage. of: what it does, "" for one that publishes as a whole.
 
-    done, refused (by code), given_up, remaining: of what it does, scans or files. work: what remains, by
+    done, refused (by code), given_up, remaining: how many of them. work: what remains, by
     kind. seconds: how long it will take, None where nothing like it was measured; `measured` says when that
     was. waits_for: why nothing can be known yet, as a sentence.
     """
@@ -49,6 +49,8 @@ class Plan:
         """For people."""
         if self.waits_for:
             return f"not known before it can begin: {self.waits_for}"
+        if not self.of:
+            return f"to be done; {self._how_long()}" if self.remaining else "done"
         refused = ", ".join(f"{n} {code}" for code, n in sorted(self.refused.items()))
         parts = [f"{self.done} {self.of} done"]
         if refused:
@@ -113,7 +115,7 @@ def _plan_at_once(context: Context, stage: str) -> Plan:
     done = context.is_done(stage)
     rates = rates_of(context.store, [stage])
     seconds = None if done else scaled_s(size_of(context, stage), rates)
-    return Plan(stage, int(done), int(not done), "results", seconds=seconds, measured=_day(rates))
+    return Plan(stage, int(done), int(not done), "", seconds=seconds, measured=_day(rates))
 
 
 def size_of(context: Context, stage: str) -> float:

@@ -28,8 +28,8 @@ BAR: Final = 24
 class Progress:
     """Of one stage's run: told how many have ended how, it shows that everywhere, not more often than useful.
 
-    already: scans that had their answer before. steps: whose workers do it. shard: of a run that does
-    a share of the scans.
+    already: scans that had their answer before. total: scans that this run is to do. steps: whose workers do
+    it. shard: of a run that does a share of the scans.
     """
 
     def __init__(
@@ -38,12 +38,13 @@ class Progress:
         stage: str,
         address: str,
         already: int,
+        total: int,
         steps: Sequence[Step] = (),
         shard: str = "",
     ) -> None:
         self._store, self._stage = store, stage
         self._line = plain_progress(stage)
-        self._began, self._written = time.monotonic(), -math.inf
+        self._written = -math.inf
         self._file = f"{FOLDER}/{stage}{f'.{shard}' if shard else ''}.json"
         self._record: dict[str, Any] = {
             "stage": stage,
@@ -56,6 +57,8 @@ class Progress:
             "already": already,
             "workers": {step.work: step.workers for step in steps},
         }
+        self._first: tuple[int, float] | None = None
+        self._write({}, total, 0.0, 0.0)
 
     def __call__(self, counts: Mapping[str, int], total: int) -> None:
         """counts: `ok`, and fault codes."""
@@ -64,9 +67,14 @@ class Progress:
         if done < total and now - self._written < WRITE_S:
             return
         self._written = now
-        per_s, left_s = pace_of(done, total, now - self._began)
+        per_s, left_s = self._pace(done, total, now)
         show_progress(self._stage, counts, total - done, per_s, left_s)
         self._write(counts, total, per_s, left_s)
+
+    def _pace(self, done: int, total: int, now: float) -> tuple[float, float]:
+        """Since the first word: what stands before it is the start of the workers."""
+        self._first = self._first or (done, now)
+        return pace_of(done, total, *self._first, now)
 
     def _write(self, counts: Mapping[str, int], total: int, per_s: float, left_s: float) -> None:
         self._record |= {
@@ -84,9 +92,11 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def pace_of(done: int, total: int, seconds: float) -> tuple[float, float]:
-    """Scans a second, and seconds to go at that rate; 0 when nothing is known or left."""
-    per_s = done / seconds if seconds > 0 else 0.0
+def pace_of(
+    done: int, total: int, first_done: int, first: float, now: float
+) -> tuple[float, float]:
+    """Scans a second since the first were done, and seconds to go at that rate; 0 is not known yet."""
+    per_s = (done - first_done) / (now - first) if now > first else 0.0
     return per_s, (total - done) / per_s if per_s else 0.0
 
 
@@ -109,16 +119,20 @@ def plain_progress(what: str, *, every_s: float = 5.0) -> Callable[..., None]:
 
     It is told how many are done and of how many (None while nobody knows), and may be told how each ended.
     """
-    started, last = time.monotonic(), [-math.inf]
+    first: list[tuple[int, float]] = []
+    last = [time.monotonic()]
     live = sys.stderr.isatty()
 
     def say(done: int, total: int | None, counts: Mapping[str, int] | None = None) -> None:
         now = time.monotonic()
+        if not first:
+            first.append((done, now))
         is_last = total is not None and done >= total
-        if not is_last and now - max(last[0], started) < (0.2 if live else every_s):
+        if not is_last and now - last[0] < (0.2 if live else every_s):
             return
         last[0] = now
-        text = _line(what, done, total, now - started, counts or {}, live)
+        per_s, left_s = pace_of(done, total or done, *first[0], now)
+        text = _line(what, done, total, per_s, left_s, counts or {}, live)
         end = "\n" if is_last or not live else "\r"
         print(f"\x1b[2K{text}" if live else text, end=end, file=sys.stderr, flush=True)
 
@@ -126,17 +140,22 @@ def plain_progress(what: str, *, every_s: float = 5.0) -> Callable[..., None]:
 
 
 def _line(
-    what: str, done: int, total: int | None, seconds: float, counts: Mapping[str, int], live: bool
+    what: str,
+    done: int,
+    total: int | None,
+    per_s: float,
+    left_s: float,
+    counts: Mapping[str, int],
+    live: bool,
 ) -> str:
-    per_s, left_s = pace_of(done, total or done, seconds)
-    refused = sum(n for code, n in counts.items() if code != "ok")
-    inside = [f"{per_s:.2f}/s"]
-    if total and done < total:
+    inside = [f"{per_s:.2f}/s"] if per_s else []
+    if left_s:
         inside.append(f"{span(left_s)} left")
-    if refused:
-        inside.append(f"{refused} with a fault")
+    if faults := sum(n for code, n in counts.items() if code != "ok"):
+        inside.append(f"{faults} with a fault")
+    told = f" ({', '.join(inside)})" if inside else ""
     if not total:
-        return f"{what}: {done} ({', '.join(inside)})"
+        return f"{what}: {done}{told}"
     filled = round(BAR * done / total)
     bar = f" {'█' * filled}{'░' * (BAR - filled)}" if live else ""
-    return f"{what}:{bar} {done}/{total} ({', '.join(inside)})"
+    return f"{what}:{bar} {done}/{total}{told}"

@@ -60,6 +60,14 @@ def look(store: Store, now: datetime.datetime | None = None) -> Iterator[Status]
     holders = {_holder_of(name): record for name, record in _read_all(store, lease.FOLDER)}
     order = list(STAGES)
     known = [name for name in {*records, *holders} if name.split(" ")[0] in order]
+    at_work = {_process(r) for r in records.values()} & {_process(h) for h in holders.values()}
+    known = [
+        name  # a stage whose lease a run of another stage holds has no word of that run
+        for name in known
+        if name not in holders
+        or _process(holders[name]) not in at_work
+        or _process(records.get(name)) == _process(holders[name])
+    ]
     for name in sorted(known, key=lambda name: (order.index(name.split(" ")[0]), name)):
         yield _status(name, records.get(name), holders.get(name), now)
 
@@ -76,7 +84,7 @@ def _status(
     if holder:
         is_dead = lease.is_gone(holder) or heard_s > lease.DEAD_AFTER_S
         state = "died" if is_dead else "works"
-    if not record or (holder and record.get("process") != holder.get("process")):
+    if not record or (holder and _process(record) != _process(holder)):
         return Status(stage, state, lease.describe(who), heard_s)  # a stage that counts no scans
     counts = {str(code): int(n) for code, n in record["counts"].items()}
     done = counts.pop("ok", 0)
@@ -85,6 +93,10 @@ def _status(
         stage, state, lease.describe(who), heard_s, done, counts, left, int(record["already"]),
         float(record["per_s"]), float(record["left_s"]), record.get("workers"),
     )  # fmt: skip
+
+
+def _process(record: dict[str, Any] | None) -> tuple[Any, Any]:
+    return ((record or {}).get("machine"), (record or {}).get("process"))
 
 
 def _read_all(store: Store, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:

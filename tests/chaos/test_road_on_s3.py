@@ -172,9 +172,13 @@ def unfinished_uploads(store: Store) -> list[str]:
 
 
 def names_in(store: Store) -> set[str]:
-    """All files, but for run records and MLflow's; Ray marks folders by names that end with `/`."""
+    """All files, but for those of single runs and MLflow's; Ray marks folders by names that end with `/`."""
     names = {name.lstrip("/") for name in store.list("")}
-    return {name for name in names if not re.search(r"^$|^mlflow|^mlartifacts|/runs/|/$", name)}
+    return {
+        name
+        for name in names
+        if not re.search(r"^$|^mlflow|^mlartifacts|/runs/|^(logs|rates|status)/|/$", name)
+    }
 
 
 def kinds_of(names: set[str]) -> set[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from spineage.engine.rows import Step
-from spineage.errors import BadScan
 from spineage.io.storage.parquet import write_part
 from spineage.io.storage.volumes import pack
 from spineage.run.context import Context
@@ -52,26 +49,6 @@ class Planted(Context):
 
     def recipe(self, stage: str) -> dict[str, Any]:
         return {"planted": stage} if stage in PLANTED else super().recipe(stage)
-
-
-def run_rows_here(
-    manifest: list[dict[str, Any]], steps: list[Step], sink: Step, **options: Any
-) -> Counter[str]:
-    """`engine.rows.run_rows` without Ray, for tests of what the steps do: starting actors takes seconds."""
-    chain = [(step.name, step.make(**step.kwargs)) for step in steps]
-    rows = [_through(row, chain) for row in manifest]
-    sink.make(**sink.kwargs)(rows)
-    return Counter(row.get("code", "ok") for row in rows)
-
-
-def _through(row: dict[str, Any], chain: list[Any]) -> dict[str, Any]:
-    for name, serve in chain:
-        try:
-            row = serve(row)
-        except BadScan as fault:
-            key = {"scan_id": row["scan_id"], "source_digest": row["source_digest"]}
-            return {**key, "stage": name, "code": fault.code, "message": str(fault)}
-    return row
 
 
 def planted_study(folder: Path, **sections: Any) -> Study:

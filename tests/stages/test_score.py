@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow.dataset as pads
 import pytest
 
-from spineage.engine.rows import run_rows
 from spineage.errors import BadScan, BadStudy
 from spineage.io.models.bundle import BUNDLE_FILES
 from spineage.io.models.tracking import CHAMPION, model_of, open_tracking
@@ -21,6 +20,7 @@ from spineage.io.storage.parquet import read_table, write_part
 from spineage.io.storage.store import Store
 from spineage.io.storage.volumes import pack, tensor_from_row
 from spineage.run import fill
+from spineage.run.context import Shard
 from spineage.run.counts import Counts
 from spineage.stages import calibrate
 from spineage.stages.score import sink as score_sink
@@ -28,7 +28,7 @@ from spineage.stages.score import stage as score
 from spineage.stages.score import steps as score_steps
 from spineage.stages.score.work import Work
 from spineage.tables import FAULTS, MASKS, SCANS, SCORES, TENSORS
-from tests.made.planted_study import SEGMENTER, Planted, plant, planted_study, run_rows_here
+from tests.made.planted_study import SEGMENTER, Planted, plant, planted_study
 
 KEY = ["scan_id", "source_digest"]
 
@@ -52,18 +52,16 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def context(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planted:
+def context(calibrated: Path, tmp_path: Path) -> Planted:
     """A copy of it, to be changed; scored in this process unless a test says `on_ray`."""
-    monkeypatch.setattr(fill, "run_rows", run_rows_here)
-    monkeypatch.setattr(Planted, "connect", lambda self: None)
     shutil.copytree(calibrated, tmp_path / "study")
-    return Planted(planted_study(tmp_path / "study"), say=lambda text: None)
+    return Planted(planted_study(tmp_path / "study"), say=lambda text: None, is_alone=True)
 
 
 @pytest.fixture
-def on_ray(context: Planted, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_ray(context: Planted, ray_session: None) -> None:
     """Actors and all."""
-    monkeypatch.setattr(fill, "run_rows", run_rows)
+    context.is_alone = False
 
 
 @pytest.fixture(scope="module")
@@ -431,7 +429,7 @@ def test_a_chain_that_needs_more_gpus_than_there_are_is_refused(context):
     study = context.study
     cluster = study.cluster.model_copy(update={"gpus_per_worker": 1.0})
     greedy = Planted(study.model_copy(update={"cluster": cluster}), say=lambda text: None)
-    with pytest.raises(BadStudy, match=r"GPU at once and the cluster has \d+ CPU"):
+    with pytest.raises(BadStudy, match="1 GPUs are asked for and 0 are there"):
         score.run(greedy)
 
 
@@ -450,3 +448,36 @@ def test_the_record_of_a_run_names_the_bundle(undisturbed):
     context, _ = undisturbed
     told = json.dumps(context.recipe("score"))
     assert context.read("calibration").iloc[0].bundle_digest in told
+
+
+def test_shards_without_ray_give_the_table_of_an_undisturbed_run(context, undisturbed):
+    """Some tensors are gone: each shard prepares its own; a run of all merges what they wrote."""
+    _lose_tensors(context, 3)
+    num = []
+    for shard in (Shard(1, 3), Shard(2, 3), Shard(3, 3)):
+        told = {"is_alone": True, "shard": shard, "say": lambda text: None}
+        mine = Planted(context.study, **told)
+        assert score.plan(mine).remaining == len(mine.in_shard(context.read("scans")))
+        num.append(score.run(mine).done["scored"])
+        assert score.plan(mine).remaining == 0
+    whole = table(undisturbed[0])
+    assert min(num) > 0
+    assert sum(num) == len(whole)
+    pd.testing.assert_frame_equal(table(context), whole)
+    assert score.run(context).done["new"] == 0
+    pd.testing.assert_frame_equal(table(context), whole)
+
+
+def test_a_plan_says_what_a_run_then_does_and_changes_nothing(context):
+    _lose_tensors(context, 3)
+    before = set(context.store.list(""))
+    plan = score.plan(context)
+    work = {name: one.rows for name, one in plan.work.items()}
+    assert (plan.done, plan.remaining, plan.seconds) == (0, len(context.read("scans")), None)
+    assert work == {"prepare from files": 3, "predict": plan.remaining}
+    assert set(context.store.list("")) == before
+    counts = score.run(context)
+    after = score.plan(context)
+    assert after.remaining == 0
+    assert (after.done, after.refused) == (counts.done["scored"], counts.refused)
+    assert context.paces[0].steps["prepare from files"].rows == 3

@@ -20,7 +20,7 @@ ADDRESS = "score/0123456789abcdef"
 def test_a_run_at_work_says_how_far_it_is_and_who_it_is(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with held(store, ADDRESS, print):
-        say = Progress(store, "score", ADDRESS, already=40)
+        say = Progress(store, "score", ADDRESS, already=40, total=10)
         say({"ok": 3, "no_spine": 1}, 10)
         (status,) = look(store)
     assert (status.state, status.done, status.left, status.already) == ("works", 3, 6, 40)
@@ -29,6 +29,17 @@ def test_a_run_at_work_says_how_far_it_is_and_who_it_is(tmp_path: Path) -> None:
     assert "3 done (40 before), 6 left; 1 no_spine" in status.line()
     (ended,) = look(store)
     assert ended.state == "ended"
+
+
+def test_stages_that_a_run_fills_in_are_no_runs_of_their_own(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with held(store, ADDRESS, print), held(store, "segment/0123456789abcdef", print):
+        assert [one.stage for one in look(store)] == ["segment", "score"], (
+            "whose it is is not known yet"
+        )
+        Progress(store, "score", ADDRESS, already=0, total=10)
+        (status,) = look(store)
+    assert (status.stage, status.done, status.left) == ("score", 0, 10)
 
 
 def test_a_run_whose_process_is_gone_has_died(tmp_path: Path) -> None:
@@ -55,7 +66,7 @@ def test_shards_have_a_line_each(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with held(store, ADDRESS, print, "1-of-2"), held(store, ADDRESS, print, "2-of-2"):
         for shard in ("1-of-2", "2-of-2"):
-            Progress(store, "score", ADDRESS, 0, shard=shard)({"ok": 1}, 2)
+            Progress(store, "score", ADDRESS, 0, 2, shard=shard)({"ok": 1}, 2)
         assert [(s.stage, s.state) for s in look(store)] == [
             ("score 1-of-2", "works"), ("score 2-of-2", "works"),
         ]  # fmt: skip
@@ -74,12 +85,12 @@ def test_the_verb_reads_a_workspace_without_a_study(tmp_path: Path) -> None:
 
 def test_a_progress_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("a file where a folder should be")
-    Progress(Store(str(tmp_path)), "score", ADDRESS, 0)({"ok": 1}, 1)
+    Progress(Store(str(tmp_path)), "score", ADDRESS, 0, 1)({"ok": 1}, 1)
 
 
 def test_spans_of_time_are_for_people() -> None:
     assert [span(s) for s in (0.4, 42, 60, 185, 7800, 273_600)] == [
         "0 s", "42 s", "1 min", "3 min 5 s", "2 h 10 min", "3 d 4 h",
     ]  # fmt: skip
-    assert pace_of(5, 20, 10.0) == (0.5, 30.0)
-    assert pace_of(0, 20, 10.0) == (0.0, 0.0)
+    assert pace_of(7, 22, 2, 100.0, 110.0) == (0.5, 30.0)
+    assert pace_of(2, 22, 2, 100.0, 100.0) == (0.0, 0.0), "nothing is known yet"
