@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,8 @@ class Cluster:
 
     address: str
     jobs: str
+    folder: str
+    """Of the head's sessions."""
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
     """`ray start` of each node, the leader of its processes; the head's is the first."""
 
@@ -63,13 +66,17 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    nodes: Sequence[Node], log: Path, workers: dict[str, Any] | None = None
+    nodes: Sequence[Node],
+    log: Path,
+    workers: dict[str, Any] | None = None,
+    token: Path | None = None,
 ) -> Iterator[Cluster]:
     """A head and more nodes; the head is the first. workers: a node type that Ray's autoscaler adds when
-    work asks for it, as `ray up` has them."""
+    work asks for it, as `ray up` has them. token: the file of the token that it asks for."""
+    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
     port, dashboard, agent, agent_grpc = (free_port() for _ in range(4))
     folder = tempfile.mkdtemp(prefix="ray-")  # short: the path of a socket has 107 bytes at most
-    cluster = Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
+    cluster = Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", folder)
     head = [
         "--head", f"--port={port}", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1",
         f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
@@ -81,12 +88,12 @@ def running(
         if workers:
             head.append(f"--autoscaling-config={_autoscaler(Path(folder), port, workers)}")
             stack.callback(_end_those_of, folder)
-        cluster.daemons.append(stack.enter_context(_daemon(nodes[0], head, log)))
+        cluster.daemons.append(stack.enter_context(_daemon(nodes[0], head, log, auth)))
         _wait_for(f"{cluster.jobs}/api/version")
         for node in nodes[1:]:
             joins = [f"--address={cluster.address}", "--node-ip-address=127.0.0.1"]
-            cluster.daemons.append(stack.enter_context(_daemon(node, joins, log)))
-        _wait_for_nodes(cluster.address, len(nodes))
+            cluster.daemons.append(stack.enter_context(_daemon(node, joins, log, auth)))
+        _wait_for_nodes(cluster.address, len(nodes), auth)
         yield cluster
 
 
@@ -131,7 +138,9 @@ def _end_those_of(folder: str) -> None:
 
 
 @contextmanager
-def _daemon(node: Node, options: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _daemon(
+    node: Node, options: Sequence[str], log: Path, auth: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     command = [
         str(BIN / "ray"), "start", "--block", "--disable-usage-stats", f"--num-cpus={node.cores}", *options,
     ]  # fmt: skip
@@ -144,7 +153,7 @@ def _daemon(node: Node, options: Sequence[str], log: Path) -> Iterator[subproces
     with log.open("a") as file:
         process = subprocess.Popen(
             command,
-            env=environment() | FAKE | program,
+            env=environment() | FAKE | program | auth,
             stdout=file,
             stderr=file,
             start_new_session=True,
@@ -173,11 +182,13 @@ def _wait_for(url: str) -> None:
         try:
             urllib.request.urlopen(url, timeout=2).close()
             return
+        except urllib.error.HTTPError:
+            return  # it asks for a token
         except OSError:
             time.sleep(0.3)
 
 
-def _wait_for_nodes(address: str, num: int) -> None:
+def _wait_for_nodes(address: str, num: int, auth: dict[str, str]) -> None:
     """Until all are there, as a driver sees it."""
     look = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); "
     look += "print(sum(n['Alive'] for n in ray.nodes()))"
@@ -185,7 +196,7 @@ def _wait_for_nodes(address: str, num: int) -> None:
     while time.monotonic() < deadline:
         seen = subprocess.run(
             [sys.executable, "-c", look, address],
-            env=environment(), capture_output=True, text=True, check=False,
+            env=environment() | auth, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if seen.stdout.strip() == str(num):
             return

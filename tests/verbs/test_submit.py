@@ -1,0 +1,119 @@
+"""`spineage submit` on a real Ray head with token auth: plan, submit, watch, stop, submit again, finish."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spineage.engine.jobs import Jobs
+from spineage.errors import BadStudy
+from tests.made.clusters import ROOT, Cluster, Node, environment, free_port, running
+from tests.made.demo_workspace import Demo, parts
+from tests.verbs.test_job import equals_undisturbed, with_new_exams
+
+TOKEN, OTHER = "a" * 64, "b" * 64
+
+
+def token_file(folder: Path, token: str) -> Path:
+    path = folder / f"token-{token[0]}"
+    path.write_text(token)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Lets in who has the token."""
+    with running([Node(2)], tmp_path / "log", token=token_file(tmp_path, TOKEN)) as found:
+        yield found
+
+
+def started(
+    cluster: Cluster, folder: Path, *options: str, token: str = TOKEN
+) -> subprocess.Popen[str]:
+    told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(folder.parent, token))}
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "spineage.cli", "submit", "rescore", "--study", str(folder / "study.yaml"),
+            "--address", cluster.jobs, *options,
+        ],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment(), **told},
+    )  # fmt: skip
+
+
+def submit(
+    cluster: Cluster, folder: Path, *options: str, token: str = TOKEN
+) -> subprocess.CompletedProcess[str]:
+    process = started(cluster, folder, *options, token=token)
+    said, complaint = process.communicate(timeout=400)
+    return subprocess.CompletedProcess(options, process.returncode, said, complaint)
+
+
+@pytest.mark.slow
+def test_a_job_is_planned_submitted_watched_stopped_and_finished(
+    cluster: Cluster, demo: Demo, tmp_path: Path
+) -> None:
+    folder = tmp_path / "w"
+    num = len(with_new_exams(demo, folder, every=2))
+    refused = submit(cluster, folder, token=OTHER)
+    assert refused.returncode == 2
+    assert "does not take this token" in refused.stderr
+    planned = submit(cluster, folder, "--plan")
+    assert f"draw {num} by 1 worker" in planned.stdout
+
+    first = started(cluster, folder)
+    until = time.monotonic() + 180
+    while len(parts(folder, "scores")) < 2:
+        assert time.monotonic() < until
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.2)
+    status = [sys.executable, "-m", "spineage.cli", "status", "--workspace", str(folder)]
+    told = subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "score: at work" in told.stdout
+    assert "Ray job" in told.stdout
+    first.send_signal(signal.SIGINT)  # who watches leaves; the job goes on
+    said, _ = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "goes on: the same command follows it again" in said
+
+    second = started(cluster, folder)
+    assert second.stdout
+    assert "is at work on this study already: it is followed" in second.stdout.readline()
+    stopped = submit(cluster, folder, "--stop")
+    assert "stopped; what is done is kept, run again to go on" in stopped.stdout
+    said, complaint = second.communicate(timeout=100)
+    assert second.returncode == 143, said + complaint
+
+    last = submit(cluster, folder)
+    assert last.returncode == 0, last.stdout[-4000:] + last.stderr[-2000:]
+    assert "goes on where the one before ended" in last.stdout
+    assert "0 left" in last.stdout.splitlines()[-2] + last.stdout.splitlines()[-1]
+    equals_undisturbed(demo, folder)
+    other = submit(cluster, folder, "--", "--no-such-option")
+    assert other.returncode == 2, "the job's own exit code"
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence_within_seconds() -> None:
+    began = time.monotonic()
+    with pytest.raises(BadStudy, match="no Ray dashboard answers at http://127"):
+        Jobs(f"http://127.0.0.1:{free_port()}")
+    assert time.monotonic() - began < 10
+
+
+def test_an_address_that_is_given_wins_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    port = free_port()
+    with pytest.raises(BadStudy, match=f"answers at http://127.0.0.1:{port} "):
+        Jobs(f"http://127.0.0.1:{port}")
+    assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:1"
+    with pytest.raises(BadStudy, match=r"answers at http://127\.0\.0\.1:1 "):
+        Jobs()
