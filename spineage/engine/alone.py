@@ -11,11 +11,11 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from spineage.engine.rows import ORDINARY_VOXELS, Step
-from spineage.engine.tally import BEGAN, Key, Pace, Row, StopRule, Tally, fault_row
+from spineage.engine.tally import BEGAN, Key, Manifest, Pace, Row, StopRule, Tally, fault_row
 from spineage.errors import BadScan, BadStudy, DeviceFault, StoppedEarly
 from spineage.unexpected import describe, type_and_place
 
@@ -24,7 +24,7 @@ MAX_HUNG: Final = 3
 
 
 def run_rows_alone(
-    manifest: Sequence[Row],
+    manifest: Iterable[Row] | Manifest,
     steps: Sequence[Step],
     sink: Step,
     *,
@@ -39,16 +39,16 @@ def run_rows_alone(
     Raises StoppedEarly when one fault code passes the limit or scans hang, and BadStudy when a step cannot
     be made or meets one.
     """
+    manifest = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
     tally = Tally(len(manifest), stop_rule or StopRule(), say, hear)
     servers = [_Server(step) for step in steps]
     write = sink.make(**sink.kwargs)
     num_hung = 0
-    for row in sorted(manifest, key=lambda row: -row.get("num_voxels", 0)):
-        ended, work_s = _serve(servers, row)
+    for one in manifest.largest_first():
+        ended, work_s = _serve(servers, one.row())
         write([ended])
         code = ended.get("code", "")
-        outcome = row["scan_id"], row["source_digest"], code, ended.get("message", "")
-        tally.add(outcome, work_s=work_s)
+        tally.add((*one.key, code, ended.get("message", "")), work_s=work_s)
         num_hung += code == "deadline"
         if num_hung == MAX_HUNG:
             raise StoppedEarly(

@@ -20,7 +20,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from contextlib import closing
@@ -37,7 +37,18 @@ from spineage.engine.labels import Labels
 from spineage.engine.metrics import Busy
 from spineage.engine.places import Need, aloud, cores, on_gpus, share_of_cores
 from spineage.engine.quiet import in_a_sentence, quieten_data
-from spineage.engine.tally import BEGAN, Key, Pace, Row, StopRule, Tally, fault_row, key_of
+from spineage.engine.tally import (
+    BEGAN,
+    Key,
+    Manifest,
+    Pace,
+    Packed,
+    Row,
+    StopRule,
+    Tally,
+    fault_row,
+    key_of,
+)
 from spineage.engine.watch import LostPlaces, Watch
 from spineage.errors import BadScan, BadStudy, DeviceFault, StoppedEarly
 from spineage.unexpected import as_unexpected, describe, type_and_place
@@ -98,7 +109,7 @@ class Step:
 
 
 def run_rows(
-    manifest: Sequence[Row],
+    manifest: Iterable[Row] | Manifest,
     steps: Sequence[Step],
     sink: Step,
     *,
@@ -123,22 +134,23 @@ def run_rows(
     Raises StoppedEarly when one fault code passes the limit, and BadStudy when a worker cannot be made or
     meets one (a disk that is full).
     """
+    manifest = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
     tally = Tally(len(manifest), stop_rule or StopRule(), say, hear)
     steps = _on_gpus(steps, tell)
     room = bytes_a_worker * sum(step.workers for step in (*steps, sink))
     chain = _Chain(steps, sink, rows_per_part, room, tell)
-    manifest = sorted(manifest, key=lambda row: -row.get("num_voxels", 0))
+    everything = manifest.largest_first()
     for is_last, num_rows in ((False, rows_per_block), (True, 1)):
-        left = tally.left(manifest)
+        left = tally.left(everything)
         num_rows = min(num_rows, max(1, len(left) // (BLOCKS_A_WORKER * _most_workers(steps))))
         for start in range(0, len(left), num_rows * WINDOW):
             _pass(chain, left[start : start + num_rows * WINDOW], num_rows, is_last, tally)
-    for row in tally.left(manifest)[:MAX_ALONE]:
-        _pass(replace(chain, rows_per_part=1), [row], 1, True, tally)
-    crashed = tally.left(manifest)
+    for one in tally.left(everything)[:MAX_ALONE]:
+        _pass(replace(chain, rows_per_part=1), [one], 1, True, tally)
+    crashed = tally.left(everything)
     if crashed:
         message = "its worker died each time: out of memory, or native code that gave up"
-        rows = [fault_row(row, "engine", BadScan("crashed", message)) for row in crashed]
+        rows = [fault_row(one.row(), "engine", BadScan("crashed", message)) for one in crashed]
         sink.make(**sink.kwargs)(rows)
         for row in rows:
             tally.add((*key_of(row), row["code"], ""))
@@ -162,7 +174,7 @@ class _Chain:
 
 
 def _pass(
-    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, tally: Tally
+    chain: _Chain, rows: Sequence[Packed], rows_per_block: int, is_last: bool, tally: Tally
 ) -> None:
     """Serve the rows once. is_last: an error that nobody declared is a bug, and no reason to try again.
 
@@ -189,7 +201,7 @@ def _pass(
 
 
 def _serve_once(
-    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, tally: Tally
+    chain: _Chain, rows: Sequence[Packed], rows_per_block: int, is_last: bool, tally: Tally
 ) -> None:
     chain = replace(chain, steps=_on_gpus(chain.steps, chain.tell))
     needs = _needs([*chain.steps, chain.sink])
@@ -208,18 +220,18 @@ def _serve_once(
             tally.add(outcome, began, ended, json.loads(work_s))
 
 
-def _patience_s(steps: Sequence[Step], rows: Sequence[Row]) -> float:
+def _patience_s(steps: Sequence[Step], rows: Sequence[Packed]) -> float:
     """How long nothing may end: the longest deadline of these rows, and a start of workers."""
-    largest = max(row.get("num_voxels", 0) for row in rows)
+    largest = max(one.num_voxels for one in rows)
     return max(_deadline_s(step, largest) for step in steps) + START_S
 
 
-def _deadline_s(step: Step, num_voxels: int) -> float:
+def _deadline_s(step: Step, num_voxels: float) -> float:
     return step.deadline_s * max(1.0, num_voxels / ORDINARY_VOXELS)
 
 
 def _outcomes(
-    chain: _Chain, rows: Sequence[Row], rows_per_block: int, is_last: bool, share: float
+    chain: _Chain, rows: Sequence[Packed], rows_per_block: int, is_last: bool, share: float
 ) -> Generator[tuple[tuple[str, str, str, str], float, float, str, str]]:
     """Outcomes (scan_id, source_digest, code, message) with begin and end of the measured step, STOP, and
     WORK_S as JSON."""
@@ -232,7 +244,7 @@ def _outcomes(
     context.execution_options.resource_limits = ray.data.ExecutionResources(
         object_store_memory=chain.room
     )
-    cells = [{"cell": pickle.dumps(row)} for row in rows]
+    cells = [{"cell": one.cell} for one in rows]
     # The driver makes the blocks: Ray's repartition is a task of one whole core, which a small cluster whose
     # cores the actors hold never gives it.
     num_blocks = math.ceil(len(cells) / rows_per_block)

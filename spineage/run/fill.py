@@ -7,7 +7,7 @@ the machine did to a scan (errors.TRANSIENT) is no answer: the next run takes th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from spineage.engine.alone import run_rows_alone
 from spineage.engine.rows import Step, run_rows
-from spineage.engine.tally import Pace, StopRule
+from spineage.engine.tally import Manifest, Pace, StopRule
 from spineage.errors import TRANSIENT, BadStudy
 from spineage.io.storage.compact import compact
 from spineage.io.storage.index import keys_of, part_name, parts_of_scans
@@ -30,6 +30,7 @@ from spineage.run.counts import Counts
 from spineage.run.progress import Progress
 from spineage.tables import FAULTS, KEY, TABLES, Table
 
+ROWS_AT_ONCE: Final = 1024
 SEEN_WITHIN_S: Final = 90.0
 """A folder on a network's disk may be listed as it was a minute ago."""
 Row = dict[str, Any]
@@ -100,11 +101,17 @@ def rows_of(scans: pd.DataFrame) -> list[Row]:
     ]
 
 
+def each_row(scans: pd.DataFrame) -> Iterator[Row]:
+    """The same one after another: as dicts the scans of a population take gigabytes."""
+    for start in range(0, len(scans), ROWS_AT_ONCE):
+        yield from rows_of(scans.iloc[start : start + ROWS_AT_ONCE])
+
+
 def fill(
     context: Context,
     stage: str,
     table: Table,
-    rows: Sequence[Row],
+    rows: Manifest,
     steps: Sequence[Step],
     sink: Step,
     *,
@@ -150,15 +157,14 @@ def fill(
         )  # fmt: skip
     # of a run that came to its end: one that stops early may be of an ill machine
     attempts.add(failed)
-    _require_visible(context, stage, table, rows, outcomes.get("ok", 0))
+    _require_visible(context, stage, table, rows.keys(), outcomes.get("ok", 0))
     return outcomes
 
 
 def _require_visible(
-    context: Context, stage: str, table: Table, rows: Sequence[Row], num_ok: int
+    context: Context, stage: str, table: Table, keys: Sequence[Key], num_ok: int
 ) -> None:
     """A disk of its own, or a bucket of the same name elsewhere, takes a worker's results and keeps them."""
-    keys = [(row["scan_id"], row["source_digest"]) for row in rows]
     folder, deadline = context.folder(stage), time.monotonic() + SEEN_WITHIN_S
     while True:
         seen = len(parts_of_scans(context.store, folder, table, keys))
@@ -199,7 +205,7 @@ def fill_missing(
         return Counts(already)
     place = {"root": context.store.root, "folder": context.folder(stage), "table": table.name}
     outcomes = fill(
-        context, stage, table, rows_of(todo), steps(), Step(WriteEach, place, num_cpus=0.25),
+        context, stage, table, Manifest(each_row(todo)), steps(), Step(WriteEach, place, num_cpus=0.25),
         already=already["already"],
     )  # fmt: skip
     left = {code: n for code, n in sorted(outcomes.items()) if code in TRANSIENT}

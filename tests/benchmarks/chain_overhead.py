@@ -63,7 +63,7 @@ def in_a_loop(folder: Path) -> float:
     context = context_of(folder)
     chosen = score.choose(context)
     bundle, _ = read_bundle(context.store, chosen.folder, chosen.digest)
-    rows = work_rows(context, context.read("scans"), bundle)
+    rows = list(work_rows(context, context.read("scans"), bundle))
     num = sum(row["work"].needs_tensor for row in rows)
     predicting = score._predicting_steps(context, chosen, bundle.region)
     links = [*score._filling_steps(context, num, num), *predicting]

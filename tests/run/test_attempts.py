@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from spineage.engine.rows import Step
+from spineage.engine.tally import Manifest
 from spineage.errors import BadStudy, MetBugs
 from spineage.io.storage.store import Store
 from spineage.run import attempts, entry, fill
@@ -103,7 +104,7 @@ def test_a_bug_is_counted_apart_named_by_its_place_and_ends_the_run_with_1(
     ]
 
     def run_stages(context: Context, stages: object) -> dict[str, Counts]:
-        ended = fill.fill(context, "segment", MASKS, rows, [Step(Buggy, name="buggy")], sink)
+        ended = fill.fill(context, "segment", MASKS, Manifest(rows), [Step(Buggy, name="buggy")], sink)
         assert ended == {"ok": 2, "bug": 1}
         return {"segment": Counts({"segmented": ended["ok"]}, left=ended["bug"])}
 
@@ -131,7 +132,7 @@ def test_rows_that_cannot_be_seen_from_the_driver_end_the_run_with_a_sentence(
     sink = Step(WriteLines, {"folder": str(tmp_path / "out")}, "write", num_cpus=0.25)
     rows = [{"scan_id": name, "source_digest": "d", "value": 1} for name in ("a", "b")]
     with pytest.raises(BadStudy, match=r"^workers wrote masks of 2 scans, and 0 are in segment/"):
-        fill.fill(context, "segment", MASKS, rows, [Step(Buggy, name="step")], sink)
+        fill.fill(context, "segment", MASKS, Manifest(rows), [Step(Buggy, name="step")], sink)
 
 
 def test_a_file_that_met_a_bug_ends_the_run_with_1_after_all_else(

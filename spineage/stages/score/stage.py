@@ -7,13 +7,14 @@ what is not there, so a killed run, next month's exams and a new model are one m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from spineage.engine.rows import Step
+from spineage.engine.tally import Manifest
 from spineage.errors import TRANSIENT, BadStudy
 from spineage.io.models.bundle import BUNDLE_FILES, Bundle, bundle_of, read_bundle, read_files
 from spineage.io.models.tracking import open_tracking
@@ -24,6 +25,7 @@ from spineage.run.context import Context
 from spineage.run.counts import Counts
 from spineage.run.fill import (
     Key,
+    Row,
     compact_table,
     fill,
     given_up,
@@ -232,17 +234,20 @@ def _score(
     context: Context, chosen: ChosenBundle, bundle: Bundle, todo: pd.DataFrame, already: int
 ) -> dict[str, int]:
     """How many ended how: `ok`, or a fault code."""
-    rows = read_sound(
-        lambda: work_rows(context, _inherit_faults(context, todo), bundle),
-        context.store,
-        context.say,
-    )
-    if not rows:
+    num = Counter[str]()
+
+    def counted() -> Iterator[Row]:
+        num.clear()
+        for row in work_rows(context, _inherit_faults(context, todo), bundle):
+            work: Work = row["work"]
+            num.update(unsegmented=work.needs_mask, unprepared=work.needs_tensor)
+            yield row
+
+    rows = read_sound(lambda: Manifest(counted()), context.store, context.say)
+    if not len(rows):
         return {}
+    num_unsegmented, num_unprepared = num["unsegmented"], num["unprepared"]
     context.connect()
-    works: list[Work] = [row["work"] for row in rows]
-    num_unsegmented = sum(work.needs_mask for work in works)
-    num_unprepared = sum(work.needs_tensor for work in works)
     context.say(
         f"  {len(rows)} scans to score, {num_unprepared} of them to prepare, {num_unsegmented} to segment"
     )

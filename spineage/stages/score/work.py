@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from spineage.io.models.bundle import Bundle
 from spineage.run.context import Context
-from spineage.run.fill import Row, rows_of
+from spineage.run.fill import ROWS_AT_ONCE, Row, rows_of
 from spineage.tables import KEY
 
 
@@ -36,22 +37,23 @@ class Work:
         return not self.tensor_part
 
 
-def work_rows(context: Context, todo: pd.DataFrame, bundle: Bundle) -> list[Row]:
-    """Rows for the engine, each with its `work`. Those whose tensor is there come part by part."""
+def work_rows(context: Context, todo: pd.DataFrame, bundle: Bundle) -> Iterator[Row]:
+    """Rows for the engine, each with its `work`, made as they are asked for. Those whose tensor is there come
+    part by part."""
     if todo.empty:
-        return []
+        return
     masks, tensors = (context.parts_of(table, todo) for table in ("masks", "tensors"))
     role = [bundle.role_of(person) for person in todo["person_id"]]
     joined = todo.assign(mask_part=masks, tensor_part=tensors.where(masks != "", ""), role=role)
-    joined = joined.sort_values(["tensor_part", "mask_part", *KEY])
+    joined = joined.sort_values(["tensor_part", "mask_part", *KEY], ignore_index=True)
     is_raw = joined["tensor_part"] == ""
     sources = context.read("sources") if is_raw.any() else pd.DataFrame(columns=[*KEY])
-    raw = joined.loc[is_raw, KEY].merge(sources, on=KEY)
-    source_of = {(row["scan_id"], row["source_digest"]): row for row in rows_of(raw)}
-    return [
-        _row(scan, source_of.get((scan["scan_id"], scan["source_digest"])))
-        for scan in rows_of(joined)
-    ]
+    for start in range(0, len(joined), ROWS_AT_ONCE):
+        some = joined.iloc[start : start + ROWS_AT_ONCE]
+        raw = some.loc[is_raw[some.index], KEY].merge(sources, on=KEY)
+        source_of = {(row["scan_id"], row["source_digest"]): row for row in rows_of(raw)}
+        for scan in rows_of(some):
+            yield _row(scan, source_of.get((scan["scan_id"], scan["source_digest"])))
 
 
 def _row(scan: Row, source: Row | None) -> Row:
