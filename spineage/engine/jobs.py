@@ -19,6 +19,7 @@ from typing import Any, Final
 import ray.exceptions
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from spineage.engine.session import TOKEN_REMEDY
 from spineage.errors import BadStudy
 from spineage.uris import strip_logins, without_logins
 
@@ -139,8 +140,7 @@ class Jobs:
             yield
         except ray.exceptions.AuthenticationError as error:
             raise BadStudy(
-                f"the Ray cluster at {named} does not take this token ({_first(error)}): put the cluster's "
-                "into ~/.ray/auth_token (mode 0600) or RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token"
+                f"the Ray cluster at {named} does not take this token ({_first(error)}): {TOKEN_REMEDY}"
             ) from None
         except (*REFUSALS, OSError) as error:
             raise BadStudy(f"the Ray cluster at {named} refuses: {_first(error)}") from None
@@ -205,4 +205,4 @@ def _number(job: str, beginning: str) -> int:
 
 
 def _first(error: object) -> str:
-    return without_logins(" ".join(str(error).split()))[:300]
+    return without_logins(" ".join(str(error).split()))[:100]

@@ -18,6 +18,7 @@ from typing import Final
 
 import grpc
 import ray
+import ray.exceptions
 import ray.util
 
 from spineage.engine import room
@@ -35,6 +36,10 @@ HEAD_MISSED: Final = 3
 HEAD_IS_LOST: Final = (
     b"spineage: the head of the Ray cluster does not answer; if it does not come back in a minute this run "
     b"ends with code 1; what is done is kept, run again to go on\n"
+)
+TOKEN_REMEDY: Final = (
+    "put the cluster's into ~/.ray/auth_token (mode 0600) or RAY_AUTH_TOKEN_PATH, and set "
+    "RAY_AUTH_MODE=token"
 )
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
 _growing = [False]
@@ -82,10 +87,7 @@ def _start(num_cpus: int | None, gpus_needed: float) -> None:
 
     Ray listens on all of its addresses: only who has the token that Ray keeps in the user's home gets in.
     """
-    if gpus_needed:
-        import torch  # takes seconds: most verbs need neither it nor a GPU
-
-        _require_gpus(gpus_needed, torch.cuda.device_count())
+    require_gpus_here(gpus_needed)
     before = os.umask(0o077)
     try:
         room.close_token()
@@ -148,6 +150,11 @@ def _join(address: str) -> None:
                 log_to_driver=False,
                 runtime_env={"worker_process_setup_hook": room.SETTLE},
             )
+    except ray.exceptions.AuthenticationError as error:
+        raise BadStudy(
+            f"the Ray cluster at {strip_logins(address)} does not take this token "
+            f"({without_logins(' '.join(str(error).split()))[:100]}): {TOKEN_REMEDY}"
+        ) from None
     except Exception as error:
         if not (isinstance(error, REFUSALS) or _SLOW.search(str(error))):
             raise
@@ -235,10 +242,20 @@ def is_joined() -> bool:
 
 
 def resources() -> dict[str, float]:
-    """What the cluster has: CPU, GPU, nodes."""
+    """What the cluster has: CPU, GPU, nodes, and bytes of its object stores."""
     found = ray.cluster_resources()
     alive = sum(1 for node in ray.nodes() if node["Alive"])
-    return {"CPU": found.get("CPU", 0.0), "GPU": found.get("GPU", 0.0), "nodes": float(alive)}
+    store_bytes = found.get("object_store_memory", 0.0)
+    has = {kind: found.get(kind, 0.0) for kind in ("CPU", "GPU")}
+    return {**has, "nodes": float(alive), "object_store_bytes": store_bytes}
+
+
+def require_gpus_here(needed: float) -> None:
+    """Raise BadStudy when this machine has fewer GPUs than a session started here would be asked for."""
+    if needed:
+        import torch  # takes seconds
+
+        _require_gpus(needed, torch.cuda.device_count())
 
 
 def _require_gpus(needed: float, have: float) -> None:

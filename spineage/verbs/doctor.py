@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from spineage.engine import session
+from spineage.engine.rows import BYTES_A_WORKER
 from spineage.errors import BadStudy, place_of
 from spineage.io.storage.store import Store
 from spineage.io.storage.trouble import free_space, reason_of
@@ -23,6 +24,7 @@ from spineage.run.checks import (
     check_splits,
 )
 from spineage.run.context import PACKAGES, Context
+from spineage.run.nodes import visit_nodes
 from spineage.segmenter.folder import require_usable
 from spineage.study import Study
 
@@ -161,13 +163,31 @@ def _sites(study: Study) -> str:
 
 
 def _ray(study: Study) -> str:
-    if not (study.cluster.ray or session.is_submitted()):
+    cluster, told = study.cluster, list[str]()
+    if not (cluster.ray or session.is_submitted()):
+        session.require_gpus_here(cluster.gpus_per_worker)
         return "none named: a session is started on this machine when needed"
-    session.connect(
-        study.cluster.ray, gpus_needed=study.cluster.gpus_per_worker, grows=study.cluster.grows
-    )
+    session.connect(cluster.ray, gpus_needed=cluster.gpus_per_worker, grows=cluster.grows)
     found = session.resources()
-    return f"{found['nodes']:g} nodes, {found['CPU']:g} CPUs, {found['GPU']:g} GPUs"
+    if not cluster.grows:
+        require_object_store(study, found["object_store_bytes"])
+    if session.is_joined():
+        visit_nodes(Store(study.workspace), study.segment.weights, told.append)
+    has = f"{found['nodes']:g} nodes, {found['CPU']:g} CPUs, {found['GPU']:g} GPUs"
+    return ", ".join([has, "each sees the workspace and has the same software and weights", *told])
+
+
+def require_object_store(study: Study, have_bytes: float) -> None:
+    """Raise BadStudy when Ray's object stores hold less than the workers of a scoring keep between them."""
+    cluster = study.cluster
+    workers = 3 * cluster.cpu_workers + cluster.segment_workers + cluster.predict_workers + 1
+    needed = workers * BYTES_A_WORKER
+    if have_bytes < needed:
+        raise BadStudy(
+            f"the object stores of all nodes hold {have_bytes / 1e9:.1f} GB, and {workers} workers keep up "
+            f"to {needed / 1e9:.1f} GB in them: what does not fit goes to disk, slowly; start nodes with a "
+            "larger --object-store-memory (and /dev/shm), or ask for fewer workers"
+        )
 
 
 def _mlflow(study: Study) -> str:

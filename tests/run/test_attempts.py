@@ -104,7 +104,9 @@ def test_a_bug_is_counted_apart_named_by_its_place_and_ends_the_run_with_1(
     ]
 
     def run_stages(context: Context, stages: object) -> dict[str, Counts]:
-        ended = fill.fill(context, "segment", MASKS, Manifest(rows), [Step(Buggy, name="buggy")], sink)
+        ended = fill.fill(
+            context, "segment", MASKS, Manifest(rows), [Step(Buggy, name="buggy")], sink
+        )
         assert ended == {"ok": 2, "bug": 1}
         return {"segment": Counts({"segmented": ended["ok"]}, left=ended["bug"])}
 

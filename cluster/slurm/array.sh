@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# An array of jobs without Ray: each task scores its share of the scans, alone.
+#   sbatch --array=1-16 cluster/slurm/array.sh /shared/study.yaml
+# A task that was killed is submitted again: it does what is missing of its share. At the end one run of all
+# merges what they wrote: spineage score --study /shared/study.yaml
+#SBATCH --job-name=spineage
+#SBATCH --cpus-per-task=1
+#SBATCH --mem=6G
+#SBATCH --signal=TERM@60
+set -euo pipefail
+study=${1:?the study file, on a disk that all nodes see}
+exec spineage score --study "$study" --no-ray --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
