@@ -46,6 +46,8 @@ PACKAGES = (
 )  # fmt: skip
 
 
+KEPT_STUDY = "study.resolved.yaml"
+"""The study as it ran, in its workspace."""
 PART = re.compile(r"[\w-]{1,100}\.parquet")
 
 

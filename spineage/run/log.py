@@ -13,7 +13,7 @@ from typing import Final
 from spineage import unexpected
 from spineage.errors import SpineageError
 from spineage.io.storage.store import Store
-from spineage.run.context import Context
+from spineage.run.context import KEPT_STUDY, Context
 from spineage.uris import without_logins
 
 FOLDER: Final = "logs"
@@ -55,7 +55,7 @@ class _Log:
         self._store = store
         self._file = f"{FOLDER}/{now}-{name}-{uuid.uuid4().hex[:6]}.log"
         self._lines: list[str] = []
-        self._written = -math.inf
+        self._written, self._may_write = -math.inf, False
 
     def note(self, text: str) -> None:
         """Keep the lines of a text; now and then all are written."""
@@ -66,7 +66,9 @@ class _Log:
             self.close()
 
     def close(self) -> None:
-        """Write the file."""
+        """Write the file, once some stage has ended in this workspace: a run that is refused leaves none."""
         self._written = time.monotonic()
         with suppress(Exception):  # a log is no reason to lose the work
-            self._store.write(self._file, ("\n".join(self._lines) + "\n").encode())
+            self._may_write = self._may_write or self._store.exists(KEPT_STUDY)
+            if self._may_write:
+                self._store.write(self._file, ("\n".join(self._lines) + "\n").encode())

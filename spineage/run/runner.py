@@ -13,7 +13,7 @@ from spineage.errors import BadStudy
 from spineage.flow import STAGES, module_of
 from spineage.io.storage.lease import held
 from spineage.run.checks import check_before, check_registry, check_scans, check_sites
-from spineage.run.context import Context, writer_of
+from spineage.run.context import KEPT_STUDY, Context, writer_of
 from spineage.run.counts import Counts
 from spineage.run.log import logged
 from spineage.run.nodes import visit_nodes
@@ -111,4 +111,4 @@ def _keep_study(context: Context) -> None:
     """The study as it ran, in the workspace, without logins: `spineage show --workspace` reads it."""
     values = strip_logins(context.study.model_dump(mode="json", by_alias=True))
     text = yaml.safe_dump(values, sort_keys=False)
-    context.store.write("study.resolved.yaml", text.encode())
+    context.store.write(KEPT_STUDY, text.encode())
