@@ -31,6 +31,8 @@ _SLOW: Final = re.compile(
 )
 REFUSALS: Final = (ConnectionError, RuntimeError, ValueError)
 ANSWERS_WITHIN_S: Final = 5.0
+ALIVE: Final = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+"""What a head is asked before it is joined."""
 HEAD_LOOK_S: Final = 3.0
 HEAD_MISSED: Final = 3
 HEAD_IS_LOST: Final = (
@@ -205,6 +207,34 @@ def _require_answer(address: str) -> None:
             f"something answers at {named} that is no Ray cluster; is it the dashboard's port? Ray's own is "
             f"6379 unless `ray start` was told another: {start}"
         )
+    if os.environ.get("RAY_USE_TLS", "0") in ("", "0") and not address.startswith("ray://"):
+        _require_token_taken(f"{host}:{port}", named)
+
+
+def _require_token_taken(address: str, named: str) -> None:
+    """Ray itself asks for twenty seconds, and then says that it failed to connect."""
+    token = _token() if os.environ.get("RAY_AUTH_MODE") != "disabled" else ""
+    sent = [("authorization", f"Bearer {token}")] if token else None
+    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    try:
+        channel.unary_unary(ALIVE)(b"", timeout=ANSWERS_WITHIN_S, metadata=sent)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            what = "does not take this token" if token else "asks for a token"
+            raise BadStudy(f"the Ray cluster at {named} {what}: {TOKEN_REMEDY}") from None
+    finally:
+        channel.close()
+
+
+def _token() -> str:
+    """Where Ray looks for it, in its order."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token.strip()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _speaks_grpc(address: str) -> bool:

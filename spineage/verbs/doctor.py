@@ -27,6 +27,7 @@ from spineage.run.context import PACKAGES, Context
 from spineage.run.nodes import visit_nodes
 from spineage.segmenter.folder import require_usable
 from spineage.study import Study
+from spineage.uris import strip_logins
 
 PROBE, PROBE_BYTES = ".doctor", 1 << 20
 """What is written into the workspace: more than a disk that is full, or a quota that is used up, takes."""
@@ -130,6 +131,11 @@ def _storage(study: Study) -> str:
         store.fs.rm_file(store.uri(PROBE))
     except BadStudy as error:
         raise BadStudy(f"{error}{left}") from None
+    except FileNotFoundError:
+        raise BadStudy(
+            f"{strip_logins(study.workspace)} is in no bucket that is there, or none that this login may see: "
+            "correct workspace in the study, or make the bucket"
+        ) from None
     except Exception as error:
         raise BadStudy(
             f"cannot write to the workspace ({reason_of(error)}){left}: check the credentials and rights"

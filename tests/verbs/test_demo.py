@@ -111,7 +111,9 @@ def test_the_road_says_which_tables_a_stage_reads(demo: Demo, stage: Stage) -> N
 
 def is_result(path: Path) -> bool:
     """Everything but run records and logs, the log database and the copy of the study."""
-    return not ({"runs", "logs"} & set(path.parts)) and not path.name.startswith(("mlflow.db", "study."))
+    return not ({"runs", "logs"} & set(path.parts)) and not path.name.startswith(
+        ("mlflow.db", "study.")
+    )
 
 
 @pytest.mark.usefixtures("ray_session")

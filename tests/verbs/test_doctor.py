@@ -17,19 +17,19 @@ from tests.made.command_line import spineage
 from tests.made.demo_workspace import Demo
 
 
-def lines(folder: Path, cluster: Cluster | None = None, **sections: object) -> dict[str, str]:
+def lines(folder: Path, on: Cluster | None = None, **sections: object) -> dict[str, str]:
     """What the doctor says of each, `ok` or `FAIL` first."""
     study = folder / "sick.yaml"
     known = yaml.safe_load((folder / "study.yaml").read_text())
     for section, values in sections.items():
         known[section] = values if isinstance(values, str) else {**known.get(section, {}), **values}  # type: ignore[dict-item]
     study.write_text(yaml.safe_dump(known))
-    if cluster is None:
+    if on is None:
         told = spineage("doctor", "--study", str(study), cwd=folder).stdout
     else:
         command = [sys.executable, "-m", "spineage.cli", "doctor", "--study", str(study)]
         told = subprocess.run(
-            [*command, "--ray", cluster.address], cwd=ROOT, env=environment(),
+            [*command, "--ray", on.address], cwd=ROOT, env=environment(),
             capture_output=True, text=True, check=False, timeout=200,
         ).stdout  # fmt: skip
     return {line.split()[1].rstrip(":"): line for line in told.splitlines() if line.strip()}
@@ -79,7 +79,7 @@ def test_a_cluster_that_asks_for_a_token_and_a_workspace_that_is_not_shared(
     with running([Node(1)], tmp_path / "log", token=token) as cluster:
         found = lines(folder, cluster)
     assert found["ray"].startswith("FAIL")
-    assert "token" in found["ray"]
+    assert "asks for a token" in found["ray"]
     assert "RAY_AUTH_MODE=token" in found["ray"]
     with running([Node(1), Node(1, own=folder)], tmp_path / "log") as cluster:
         found = lines(folder, cluster)

@@ -61,16 +61,17 @@ def test_a_job_is_planned_submitted_watched_stopped_and_finished(
     cluster: Cluster, demo: Demo, tmp_path: Path
 ) -> None:
     folder = tmp_path / "w"
-    num = len(with_new_exams(demo, folder, every=2))
+    num = len(with_new_exams(demo, folder, every=1))
     refused = submit(cluster, folder, token=OTHER)
     assert refused.returncode == 2
     assert "does not take this token" in refused.stderr
     planned = submit(cluster, folder, "--plan")
     assert f"draw {num} by 1 worker" in planned.stdout
 
+    before = len(parts(folder, "masks"))
     first = started(cluster, folder)
     until = time.monotonic() + 180
-    while len(parts(folder, "scores")) < 2:
+    while len(parts(folder, "masks")) == before:
         assert time.monotonic() < until
         assert first.poll() is None, first.communicate()
         time.sleep(0.2)
