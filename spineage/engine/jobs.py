@@ -163,16 +163,12 @@ def _tail(client: JobSubmissionClient, job: str, num_known: int) -> Iterator[str
     async def pull(stream: Any) -> str | None:
         return await anext(stream, None)
 
-    loop = asyncio.new_event_loop()
     stream = client.tail_job_logs(job)
-    try:
-        while (text := loop.run_until_complete(pull(stream))) is not None:
+    with asyncio.Runner() as runner:  # ends what is pending, also when ^C comes in between
+        while (text := runner.run(pull(stream))) is not None:
             fresh, num_known = text[num_known:], max(0, num_known - len(text))
             if fresh:
                 yield fresh
-    finally:
-        loop.run_until_complete(stream.aclose())  # type: ignore[attr-defined]
-        loop.close()
 
 
 def _require_answer(address: str) -> None:

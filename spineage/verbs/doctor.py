@@ -133,8 +133,8 @@ def _storage(study: Study) -> str:
         raise BadStudy(f"{error}{left}") from None
     except FileNotFoundError:
         raise BadStudy(
-            f"{strip_logins(study.workspace)} is in no bucket that is there, or none that this login may see: "
-            "correct workspace in the study, or make the bucket"
+            f"{strip_logins(study.workspace)} is in no bucket that is there, or none that this login may "
+            "see: correct workspace in the study, or make the bucket"
         ) from None
     except Exception as error:
         raise BadStudy(
