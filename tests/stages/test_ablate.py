@@ -34,6 +34,23 @@ def test_the_grid_is_every_combination(tmp_path):
     assert {a.train.epochs for a in arms} == {3}
 
 
+def client_of(context):
+    import mlflow
+
+    return mlflow.MlflowClient(f"sqlite:///{context.store.root}/mlflow.db")
+
+
+def runs_of(context, stage):
+    """The run of the stage, and those within it; all have ended well."""
+    client = client_of(context)
+    experiment = client.get_experiment_by_name(context.study.name).experiment_id
+    runs = client.search_runs([experiment])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (parent,) = [run for run in runs if run.info.run_name == stage]
+    within = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    return parent, client.search_runs([experiment], within)
+
+
 def rules_of(context, **statuses):
     """The cohort's statuses by other rules, as the cohort stage leaves them."""
     cohort = context.read("cohort")
@@ -104,6 +121,13 @@ def test_arms_are_trained_once_kept_and_reused_by_a_larger_grid(tmp_path):
     assert sorted(table["region"]) == ["lumbar", "whole"]
     assert table["test_mae_years"].between(0, 60).all()
     assert json.loads(table.set_index("region").loc["lumbar", "parameters"]) == {"region": "lumbar"}
+    parent, children = runs_of(first, "ablate")
+    assert parent.data.tags["spineage.recipe"]
+    assert {run.info.run_name for run in children} == set(table["arm"])
+    for run in children:
+        row = table.set_index("arm").loc[run.info.run_name]
+        assert run.data.params["region"] == row["region"]
+        assert run.data.metrics["test_mae_years"] == pytest.approx(row["test_mae_years"])
     assert ablate.run(first) == Counts({"arms": 2, "trained": 0})
     larger = toy_study(tmp_path, ablate={**GRID, "fractions": [1.0, 0.9]})
     counts = ablate.run(larger)
@@ -164,6 +188,12 @@ def test_a_search_never_asks_test_people(tmp_path):
     drawn = json.loads(table["parameters"].iloc[0])
     low, high = context.study.sweep.learning_rate
     assert low <= drawn["learning_rate"] <= high
+    _, children = runs_of(context, "sweep")
+    best = [r for r in children if float(r.data.params["learning_rate"]) == drawn["learning_rate"]]
+    assert len(children) == 2
+    assert best[0].data.metrics["smooth_mae_years"] == pytest.approx(table.validate_mae_years.min())
+    history = client_of(context).get_metric_history(best[0].info.run_id, "train_mae_years")
+    assert [metric.step for metric in history] == list(range(1, 1 + drawn["epochs_run"]))
     assert sweep.run(context) == counts
 
 

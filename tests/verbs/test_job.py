@@ -82,32 +82,6 @@ def test_new_exams_are_done_on_few_cores_and_then_nothing_is_new(
     equals_undisturbed(demo, tmp_path / "w")
 
 
-def test_a_job_that_is_stopped_says_so_and_goes_on_where_it_was(demo: Demo, tmp_path: Path) -> None:
-    folder = tmp_path / "w"
-    num = len(with_new_exams(demo, folder, every=1))
-    with running([Node(2)], tmp_path / "log") as cluster:
-        began = submit(cluster, folder, "--no-wait", "--submission-id", "midnight")
-        assert began.returncode == 0, began.stdout[-4000:]
-        deadline = time.monotonic() + 180
-        while not parts(folder, "masks") and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert ray_job(cluster, "stop", "midnight").returncode == 0
-        log = ray_job(cluster, "logs", "midnight").stdout
-        masks, scores = parts(folder, "masks"), parts(folder, "scores")
-        again = submit(cluster, folder)
-    assert 0 < len(masks) < num, "it was stopped in the middle"
-    assert [line for line in log.splitlines() if line.strip()][-1] == (
-        "spineage: stopped; what is done is kept, run again to go on"
-    )
-    for noise in ("Fatal", " @ ", "core_worker.cc", "Progress bars", "execution of Dataset"):
-        assert noise not in log + again.stdout
-    assert not list(folder.glob("leases/**/*.json"))
-    assert again.returncode == 0, again.stdout[-4000:] + again.stderr[-2000:]
-    after = parts(folder, "masks") | parts(folder, "scores")
-    assert masks | scores == {path: after[path] for path in masks | scores}, "nothing is done twice"
-    equals_undisturbed(demo, folder)
-
-
 def test_a_submitted_job_with_relative_places_is_refused(tmp_path: Path) -> None:
     """Where it would write is a copy that Ray removes. The study is submitted with the job."""
     package = tmp_path / "package"

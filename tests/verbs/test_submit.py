@@ -19,6 +19,7 @@ from tests.made.demo_workspace import Demo, parts
 from tests.verbs.test_job import equals_undisturbed, with_new_exams
 
 TOKEN, OTHER = "a" * 64, "b" * 64
+STOPPED = "spineage: stopped; what is done is kept, run again to go on"
 
 
 def token_file(folder: Path, token: str) -> Path:
@@ -88,12 +89,20 @@ def test_a_job_is_planned_submitted_watched_stopped_and_finished(
     assert second.stdout
     assert "is at work on this study already: it is followed" in second.stdout.readline()
     stopped = submit(cluster, folder, "--stop")
-    assert "stopped; what is done is kept, run again to go on" in stopped.stdout
+    assert STOPPED in stopped.stdout
     said, complaint = second.communicate(timeout=100)
     assert second.returncode == 143, said + complaint
+    assert [line for line in said.splitlines() if line.strip()][-1] == STOPPED
+    masks, scores = parts(folder, "masks"), parts(folder, "scores")
+    assert before < len(masks) < num, "it was stopped in the middle"
+    assert not list(folder.glob("leases/**/*.json"))
 
     last = submit(cluster, folder)
     assert last.returncode == 0, last.stdout[-4000:] + last.stderr[-2000:]
+    for noise in ("Fatal", " @ ", "core_worker.cc", "Progress bars", "execution of Dataset"):
+        assert noise not in said + last.stdout
+    after = parts(folder, "masks") | parts(folder, "scores")
+    assert masks | scores == {path: after[path] for path in masks | scores}, "nothing is done twice"
     assert "goes on where the one before ended" in last.stdout
     assert "0 left" in last.stdout.splitlines()[-2] + last.stdout.splitlines()[-1]
     equals_undisturbed(demo, folder)
