@@ -26,7 +26,7 @@ from spineage.stages.train.stage import recipe as train_recipe
 from spineage.stages.train.stage import size as train_size
 from spineage.stages.train.trials import train_trial
 
-SCHEMA = 3
+SCHEMA = 4
 FIGURES = (
     "train_loss",
     "train_mae_years",
