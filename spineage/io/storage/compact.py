@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spineage.io.storage.index import read_keys, stem_of
-from spineage.io.storage.parquet import write_part
+from spineage.io.storage.parquet import encode_rows
 from spineage.io.storage.parts import PART, address_of, read_parts
 from spineage.io.storage.store import Store
 from spineage.tables import KEY, Table
@@ -51,8 +51,9 @@ def compact(
     for sources, rows in _groups(store, small, table, is_final):
         names = "\n".join(sorted(sources))
         name = f"{hashlib.sha256(names.encode()).hexdigest()[:24]}x{len(rows)}"
-        write_part(store, folder, table, rows.to_pylist(), ON_ITS_WAY + name)
-        _swap(store, f"{folder}/{table.name}/{ON_ITS_WAY}{name}.parquet", sources)
+        place = f"{folder}/{table.name}/{ON_ITS_WAY}{name}.parquet"
+        store.write(place, encode_rows(table, rows))
+        _swap(store, place, sources)
         merged += len(sources)
     return merged
 
@@ -73,9 +74,8 @@ def _groups(
             set(pc.filter(rows[PART], pc.invert(is_final(rows))).to_pylist()) if is_final else set()
         )
         sources += [part for part in chunk if address_of(store, part) not in staying]
-        kept.append(
-            rows.filter(pc.invert(pc.is_in(rows[PART], pa.array(sorted(staying), pa.string()))))
-        )
+        going = rows.filter(pc.invert(pc.is_in(rows[PART], pa.array(sorted(staying), pa.string()))))
+        kept.append(going.combine_chunks())  # a chunk a part takes more than its row
         if sum(map(len, kept)) >= LARGE_ROWS:
             yield sources, _once(kept)
             sources, kept = [], []
@@ -88,7 +88,7 @@ def _once(tables: Sequence[pa.Table]) -> pa.Table:
     keys = pc.binary_join_element_wise(*(rows[name] for name in KEY), " ")
     numbered = pa.table({"key": keys, "number": pa.array(range(len(rows)))})
     first = numbered.group_by("key").aggregate([("number", "min")])["number_min"]
-    return rows.take(first.take(pc.sort_indices(first)))
+    return rows.take(first.take(pc.sort_indices(first))).combine_chunks()
 
 
 def _arrive(store: Store, part: str, others: Sequence[str], table: Table) -> None:

@@ -36,7 +36,11 @@ def encode(table: Table, rows: pd.DataFrame | Sequence[dict[str, Any]]) -> bytes
     if missing:
         raise BadStudy(f"table {table.name}: rows lack {missing}")
     columns = [_column([_plain(row[f.name]) for row in records], f.type) for f in schema]
-    data = pa.table(columns, names=schema.names)
+    return encode_rows(table, pa.table(columns, names=schema.names))
+
+
+def encode_rows(table: Table, data: pa.Table) -> bytes:
+    """The same of rows that arrow holds: as dicts they would take many times more."""
     sink = io.BytesIO()
     pq.write_table(
         table.check(data), sink, compression="zstd", row_group_size=_rows_per_group(table),
