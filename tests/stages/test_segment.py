@@ -107,7 +107,7 @@ def test_a_second_run_tries_the_scan_whose_file_was_gone_and_opens_no_other(done
     asked = []
 
     def run_rows(rows, *args, **kwargs):
-        asked.extend(row["scan_id"] for row in rows)
+        asked.extend(scan_id for scan_id, _ in rows.keys())
         return Counter({"changed_since_ingest": len(rows)})
 
     monkeypatch.setattr(fill, "run_rows", run_rows)
