@@ -18,6 +18,7 @@ DANGEROUS = {
 }  # fmt: skip
 MAY = {
     ("spineage/engine/rows.py", "pickle.loads"): "rows of our own, through Ray's object store",
+    ("spineage/engine/tally.py", "pickle.loads"): "rows of our own, packed in this process",
     ("spineage/engine/training/ddp.py", "torch.load"): "weights_only",
     ("spineage/segmenter/training/folds.py", "torch.load"): "weights_only",
     (
