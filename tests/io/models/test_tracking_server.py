@@ -64,8 +64,8 @@ def test_a_bundle_goes_through_a_server_unchanged(server: str, tmp_path: Path) -
     version = here.register(run, files, digest)
     assert here.register(run, files, digest) == version
     there = open_tracking(server, Store("memory://there"), "another study")
-    assert there.resolve(f"models:/{there.model}@{CHAMPION}") == (version, digest)
-    assert there.fetch(f"models:/{there.model}@{CHAMPION}", BUNDLE_FILES) == files
+    assert there.resolve(f"models:/{here.model}@{CHAMPION}") == (version, digest)
+    assert there.fetch(f"models:/{here.model}@{CHAMPION}", BUNDLE_FILES) == files
     assert (
         open_tracking(server, Store("memory://here"), "a study").open_run(
             "calibrate", "calibrate/0"
