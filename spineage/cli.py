@@ -502,8 +502,12 @@ def submit(
         from spineage.verbs import submit as submitted
 
         opened = entry.open_study(study, workspace)
+        if only_plan and options:
+            raise BadStudy(
+                f"--plan is of a whole job: ask `spineage {job} ... --plan` with its options"
+            )
         if only_plan:
-            _tell_plan_of(job, opened)
+            _tell_plan_of(job, opened, retry)
             return
         if stop:
             code.append(submitted.stop(job, opened, address=address, say=entry.say))
@@ -519,11 +523,11 @@ def submit(
     _ends(entry.guarded(work) or (code or [0])[0])
 
 
-def _tell_plan_of(job: str, opened: Study) -> None:
+def _tell_plan_of(job: str, opened: Study, retry: bool) -> None:
     from spineage.run.context import Context
 
     stages = {"rescore": [*RESCORE], "run": [stage.name for stage in ROAD]}.get(job, [job])
-    entry.run_all(Context(opened, say=entry.say), stages, only_plan=True)
+    entry.run_all(Context(opened, say=entry.say, retry=retry), stages, only_plan=True)
 
 
 @app.command()

@@ -132,3 +132,5 @@ class _Server:
                 answers.put(serve(rows.get()))
             except Exception as error:
                 answers.put(error)
+                if isinstance(error, DeviceFault) or not isinstance(error, BadScan):
+                    return  # another thread is made in its place, which needs the room

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from spineage.engine.alone import run_rows_alone
 from spineage.engine.rows import Step, run_rows
 from spineage.engine.tally import Manifest, Pace, StopRule
-from spineage.errors import TRANSIENT, BadStudy
+from spineage.errors import TRANSIENT, BadStudy, StoppedEarly
 from spineage.io.storage.compact import compact
 from spineage.io.storage.index import keys_of, part_name, parts_of_scans
 from spineage.io.storage.parquet import read_table, write_part
@@ -149,7 +149,13 @@ def fill(
         "measure": measure,
     }
     if context.is_alone:
-        outcomes = run_rows_alone(rows, steps, sink, **told)
+        try:
+            outcomes = run_rows_alone(rows, steps, sink, **told)
+        except StoppedEarly:
+            attempts.add(
+                failed
+            )  # else the next run would meet the same scans first, and stop again
+            raise
     else:
         outcomes = run_rows(
             rows, steps, sink, rows_per_part=rows_per_part, rows_per_block=rows_per_block,

@@ -85,6 +85,11 @@ def tell_plan(context: Context, names: Sequence[str], say: Callable[[str], None]
         plan = plan_stage(context, name, names[: i - 1])
         say(f"[{i}/{len(names)}] {name}: {plan.line()}")
         plans.append(plan)
+    if plans[0].stage == "ingest" and plans[0].remaining and len(plans) > 1:
+        say(
+            "what ingest finds in these files is work for the stages after it, which is not counted here: "
+            "run ingest first, and ask again"
+        )
     left = [plan for plan in plans if plan.remaining or plan.waits_for]
     known = [plan.seconds for plan in left if plan.seconds is not None]
     if not left:

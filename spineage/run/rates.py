@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -90,21 +91,23 @@ def seconds_for(work: Mapping[str, Work], cores: float, rates: Sequence[Rate]) -
 
     Each kind takes its rows times what a row took, shared by its workers; the slowest kind, or all of those
     on cores together, is what a run waits for. How much longer than that a run with the same kinds of work
-    truly took is measured too, and so is what stands before its first row. rates: the most alike first.
+    truly took is measured too, on the largest of those, and so is what stands before its first row.
     cores: of the cluster; 0 is one process without Ray, that does one thing after another.
     """
     wanted = {name for name, one in work.items() if one.rows}
     paces = [(rate.pace, rate.seconds) for rate in rates if rate.pace and rate.pace.rows]
-    a_row: dict[str, float] = {}
-    for pace, _ in paces:
+    seconds, rows = Counter[str](), Counter[str]()
+    for pace, _ in paces:  # of all: a run of one scan is mostly its first, which takes longer
         for name, step in pace.steps.items():
-            a_row.setdefault(name, step.seconds / step.rows)
+            seconds[name] += step.seconds  # type: ignore[assignment]
+            rows[name] += step.rows
+    a_row = {name: seconds[name] / rows[name] for name in rows}
     if not paces or not wanted <= a_row.keys():
         return None
     now = {name: (work[name], a_row[name]) for name in wanted}
     if not cores:
         return sum(one.rows * a_row_s for one, a_row_s in now.values())
-    pace, stage_s = min(paces, key=lambda known: len(wanted ^ set(known[0].steps)))
+    pace, stage_s = min(paces, key=lambda p: (len(wanted ^ set(p[0].steps)), -p[0].rows))
     then = {
         name: (Work(step.rows, step.workers, step.is_on_cores), step.seconds / step.rows)
         for name, step in pace.steps.items()
@@ -124,6 +127,6 @@ def _ideal_s(work: Mapping[str, tuple[Work, float]], cores: float) -> float:
 
 
 def scaled_s(size: float, rates: Sequence[Rate]) -> float | None:
-    """How long a stage takes that is done at once: as its last run did, for so much more or less."""
-    known = [rate for rate in rates if rate.size > 0]
-    return known[0].seconds * size / known[0].size if known else None
+    """How long a stage takes that is done at once: as its largest run did, for so much more or less."""
+    known = max(rates, key=lambda rate: rate.size, default=None)
+    return known.seconds * size / known.size if known and known.size > 0 else None

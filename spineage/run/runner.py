@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import yaml
 
@@ -89,11 +89,11 @@ def _keep_rate(
     """Keep what the stage took, unless it had nothing to do or went on from the middle."""
     if context.is_alone:
         return  # another kind of run than those that plans are for
-    size = size_of(context, name) if is_new else context.work_done
-    if size:
-        pace = max(context.paces, key=lambda pace: pace.rows, default=None)
-        when = started.isoformat(timespec="seconds")
-        keep_rate(context.store, Rate(name, context.folder(name), when, seconds, size, pace))
+    with suppress(Exception):  # the stage is done: a plan that knows less is no reason to fail it
+        if size := size_of(context, name) if is_new else context.work_done:
+            pace = max(context.paces, key=lambda pace: pace.rows, default=None)
+            when = started.isoformat(timespec="seconds")
+            keep_rate(context.store, Rate(name, context.folder(name), when, seconds, size, pace))
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Status:
             told.append(f"{self.done} done ({self.already} before), {self.left} left")
         if self.faults:
             told.append(", ".join(f"{n} {code}" for code, n in sorted(self.faults.items())))
-        if self.state == "works" and self.left:
+        if self.state == "works" and self.per_s:
             told.append(f"{self.per_s:.2f}/s, {span(self.left_s or 0)} left")
         if self.state == "works" and self.workers:
             told.append(", ".join(f"{n} x {work}" for work, n in self.workers.items()))
@@ -60,14 +60,9 @@ def look(store: Store, now: datetime.datetime | None = None) -> Iterator[Status]
     holders = {_holder_of(name): record for name, record in _read_all(store, lease.FOLDER)}
     order = list(STAGES)
     known = [name for name in {*records, *holders} if name.split(" ")[0] in order]
-    at_work = {_process(r) for r in records.values()} & {_process(h) for h in holders.values()}
-    known = [
-        name  # a stage whose lease a run of another stage holds has no word of that run
-        for name in known
-        if name not in holders
-        or _process(holders[name]) not in at_work
-        or _process(records.get(name)) == _process(holders[name])
-    ]
+    scoring = _process(holders.get("score"))
+    if "score" in holders:  # it fills in masks and tensors, and holds their leases too
+        known = [n for n in known if n == "score" or _process(holders.get(n)) != scoring]
     for name in sorted(known, key=lambda name: (order.index(name.split(" ")[0]), name)):
         yield _status(name, records.get(name), holders.get(name), now)
 
@@ -84,7 +79,7 @@ def _status(
     if holder:
         is_dead = lease.is_gone(holder) or heard_s > lease.DEAD_AFTER_S
         state = "died" if is_dead else "works"
-    if not record or (holder and _process(record) != _process(holder)):
+    if not record or (holder and not _is_of(record, holder)):
         return Status(stage, state, lease.describe(who), heard_s)  # a stage that counts no scans
     counts = {str(code): int(n) for code, n in record["counts"].items()}
     done = counts.pop("ok", 0)
@@ -97,6 +92,12 @@ def _status(
 
 def _process(record: dict[str, Any] | None) -> tuple[Any, Any]:
     return ((record or {}).get("machine"), (record or {}).get("process"))
+
+
+def _is_of(record: dict[str, Any], holder: dict[str, Any]) -> bool:
+    """Whether the word is of the run that holds the lease now, and not of one before."""
+    began = str(record.get("started")) >= str(holder.get("started"))
+    return began and _process(record) == _process(holder)
 
 
 def _read_all(store: Store, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:

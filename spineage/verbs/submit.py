@@ -19,7 +19,7 @@ from spineage.engine.jobs import Jobs
 from spineage.errors import BadStudy
 from spineage.flow import STAGES
 from spineage.study import Study
-from spineage.uris import digest_of_place
+from spineage.uris import digest_of_place, strip_logins
 
 JOBS: Final = ("rescore", "run", *STAGES)
 STUDY_FILE: Final = "study.yaml"
@@ -45,7 +45,14 @@ def submit(
         name = earlier[-1]
         say(f"{name} is at work on this study already: it is followed, nothing is submitted")
     else:
-        text = yaml.safe_dump(study.model_dump(mode="json", by_alias=True), sort_keys=False)
+        values = study.model_dump(mode="json", by_alias=True)
+        if strip_logins(values) != values:
+            raise BadStudy(
+                "an address in the study has a login, and what is submitted lies open on the cluster: take "
+                "it out, and give the cluster's nodes MLFLOW_TRACKING_USERNAME and _PASSWORD, or the "
+                "storage's own variables"
+            )
+        text = yaml.safe_dump(values, sort_keys=False)
         name = jobs.submit(
             beginning,
             ["spineage.cli", job, "--study", STUDY_FILE, *options],
@@ -55,7 +62,7 @@ def submit(
         again = ", which goes on where the one before ended" if earlier else ""
         say(f"{name} is submitted to {jobs.address}{again}")
     if not wait:
-        say(f"follow it with `spineage submit {job}`, end it with `spineage submit {job} --stop`")
+        say("the same command without --no-wait follows it, with --stop it ends it")
         return 0
     try:
         return jobs.follow(name, _write)

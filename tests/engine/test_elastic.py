@@ -141,8 +141,8 @@ def test_a_cluster_that_grows_is_asked_for_nodes_and_waited_for(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_rows_go_on_with_fewer_workers_when_a_node_that_they_need_is_lost(tmp_path: Path) -> None:
-    """Six workers of 0.3 cores have a place on two nodes of one core, and none on one. There are more rows than
-    those of one node can serve before the other is known to be lost, which takes Ray up to half a minute."""
+    """Six workers of 0.3 cores have a place on two nodes of one core, and none on one. There are more rows
+    than those of one node serve before Ray knows that the other is lost, which takes half a minute."""
     found = tmp_path / "lines"
     found.mkdir()
     with running([Node(1), Node(1)], tmp_path / "log") as cluster:

@@ -107,7 +107,7 @@ def test_a_second_run_tries_the_scan_whose_file_was_gone_and_opens_no_other(done
     asked = []
 
     def run_rows(rows, *args, **kwargs):
-        asked.extend(scan_id for scan_id, _ in rows.keys())
+        asked.extend(one.row()["scan_id"] for one in rows.packed)
         return Counter({"changed_since_ingest": len(rows)})
 
     monkeypatch.setattr(fill, "run_rows", run_rows)

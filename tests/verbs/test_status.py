@@ -34,12 +34,20 @@ def test_a_run_at_work_says_how_far_it_is_and_who_it_is(tmp_path: Path) -> None:
 def test_stages_that_a_run_fills_in_are_no_runs_of_their_own(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with held(store, ADDRESS, print), held(store, "segment/0123456789abcdef", print):
-        assert [one.stage for one in look(store)] == ["segment", "score"], (
-            "whose it is is not known yet"
-        )
+        assert [one.stage for one in look(store)] == ["score"]
         Progress(store, "score", ADDRESS, already=0, total=10)
         (status,) = look(store)
     assert (status.stage, status.done, status.left) == ("score", 0, 10)
+    assert "/s" not in status.line(), "no rate is known yet"
+
+
+def test_a_stage_that_counts_no_scans_is_at_work_after_one_that_did(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with held(store, "segment/a", print):
+        Progress(store, "segment", "segment/a", 0, 5)({"ok": 5}, 5)
+    with held(store, "train/b", print):
+        states = {one.stage: (one.state, one.done) for one in look(store)}
+    assert states == {"segment": ("ended", 5), "train": ("works", None)}
 
 
 def test_a_run_whose_process_is_gone_has_died(tmp_path: Path) -> None:

@@ -46,19 +46,7 @@ def held(store: Store, folder: str, say: Callable[[str], None], shard: str = "")
     scans may not: it waits for shards, and they wait for it.
     Raises StoppedEarly when another run has taken over meanwhile: this one had not been heard of.
     """
-    lease = _Lease(store, f"{folder}/{shard}" if shard else folder, say)
-    while True:
-        lease.acquire()
-        if not shard:
-            _wait_for_shards(store, folder, say)
-            break
-        whole = _Lease(store, folder, say)
-        if not whole.is_held_by_another():
-            break
-        lease.release()  # who came first may be waiting for this shard
-        whole.acquire()
-        whole.release()
-        lease = _Lease(store, f"{folder}/{shard}", say)
+    lease = _acquired(store, folder, say, shard)
     if threading.current_thread() is threading.main_thread():
         signal.signal(LOST, _wake)
     _held.append(lease)
@@ -84,14 +72,38 @@ def _wake(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
 
+def _acquired(store: Store, folder: str, say: Callable[[str], None], shard: str) -> _Lease:
+    """The lease, once nobody is there that excludes this run; none is kept when the wait is interrupted."""
+    while True:
+        lease, whole = _Lease(store, f"{folder}/{shard}", say), _Lease(store, folder, say)
+        taken = lease if shard else whole
+        try:
+            taken.acquire()
+            if not shard:
+                _wait_for_shards(store, folder, say)
+                return whole
+            if not whole.is_held_by_another():
+                return lease
+        except BaseException:
+            taken.release()
+            raise
+        lease.release()  # who came first may be waiting for this shard
+        try:
+            whole.acquire()
+        finally:
+            whole.release()
+
+
 def _wait_for_shards(store: Store, folder: str, say: Callable[[str], None]) -> None:
     """Take over each shard's lease in turn, which waits for its run, and let go of it."""
     place = f"{FOLDER}/{folder}/"
     files = (file.removeprefix(place) for file in store.list(f"{FOLDER}/{folder}", ".json"))
     for shard in sorted({file.rpartition("/")[0] for file in files if "/" in file}):
         lease = _Lease(store, f"{folder}/{shard}", say)
-        lease.acquire()
-        lease.release()
+        try:
+            lease.acquire()
+        finally:
+            lease.release()
 
 
 class _Lease:
@@ -136,7 +148,9 @@ class _Lease:
         return bool(number) and not is_gone(record)
 
     def release(self) -> None:
-        """Let go; what another run holds by now is left alone."""
+        """Let go; what another run holds by now is left alone. Of one that was never acquired, nothing."""
+        if not self._number:
+            return
         self._ended.set()
         self._beats.join(
             timeout=DEAD_AFTER_S

@@ -129,8 +129,8 @@ def _train(context: Context, everyone: pd.DataFrame, roles: pd.Series) -> None:
             tell=lambda text: context.say(f"  {text}"),
         )
         rows = [(int(row["epoch"]), row) for row in fitted.state["history"]]
-        tracking.log_missing(run_id, [row for row in rows if row[0] not in logged])
         _publish(context, everyone, roles, config, fitted, history_of(fitted))
+        tracking.log_missing(run_id, [row for row in rows if row[0] not in logged])
 
 
 def epoch_line(metrics: dict[str, float], epochs: int) -> str:
