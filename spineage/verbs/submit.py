@@ -72,7 +72,8 @@ def submit(
 
 
 def stop(job: str, study: Study, *, address: str | None, say: Callable[[str], None]) -> int:
-    """End the job of this study that is at work; what it says last is shown."""
+    """End the job of this study that is at work; what it said of its end is shown, without what Ray
+    says after it."""
     jobs = Jobs(address)
     at_work = [name for name in jobs.ids(_named(job, study))[-1:] if jobs.is_at_work(name)]
     if not at_work:
@@ -81,8 +82,8 @@ def stop(job: str, study: Study, *, address: str | None, say: Callable[[str], No
     jobs.stop(at_work[0])
     kept: list[str] = []
     jobs.follow(at_work[0], kept.append)
-    last = [line for line in "".join(kept).splitlines() if line.strip()]
-    say(f"{at_work[0]} is stopped; its last line: {last[-1] if last else 'none'}")
+    ours = [line for line in "".join(kept).splitlines() if line.startswith("spineage:")]
+    say(f"{at_work[0]} is stopped; it said: {ours[-1] if ours else 'nothing'}")
     return 0
 
 
