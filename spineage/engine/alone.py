@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from spineage.engine.rows import ORDINARY_VOXELS, Step
+from spineage.engine.rows import Step, deadline_of
 from spineage.engine.tally import BEGAN, Key, Manifest, Pace, Row, StopRule, Tally, fault_row
 from spineage.errors import BadScan, BadStudy, DeviceFault, StoppedEarly
 from spineage.unexpected import describe, type_and_place
@@ -111,7 +111,7 @@ class _Server:
             if isinstance(made := self._answers.get(), Exception):
                 self._rows = None
                 raise made
-        deadline_s = self.step.deadline_s * max(1.0, row.get("num_voxels", 0) / ORDINARY_VOXELS)
+        deadline_s = deadline_of(self.step, row.get("num_voxels", 0))
         self._rows.put(row)
         try:
             return self._answers.get(timeout=deadline_s if math.isfinite(deadline_s) else None)

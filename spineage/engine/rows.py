@@ -223,10 +223,11 @@ def _serve_once(
 def _patience_s(steps: Sequence[Step], rows: Sequence[Packed]) -> float:
     """How long nothing may end: the longest deadline of these rows, and a start of workers."""
     largest = max(one.num_voxels for one in rows)
-    return max(_deadline_s(step, largest) for step in steps) + START_S
+    return max(deadline_of(step, largest) for step in steps) + START_S
 
 
-def _deadline_s(step: Step, num_voxels: float) -> float:
+def deadline_of(step: Step, num_voxels: float) -> float:
+    """Seconds that a scan of this size may take in the step."""
     return step.deadline_s * max(1.0, num_voxels / ORDINARY_VOXELS)
 
 
@@ -339,7 +340,7 @@ class _Serve:
 
     def _answer(self, row: Row) -> Row:
         name = self._step.name or self._step.make.__name__
-        deadline_s = _deadline_s(self._step, row.get("num_voxels", 0))
+        deadline_s = deadline_of(self._step, row.get("num_voxels", 0))
         answer = self._thread.submit(self._serve, row)
         try:
             return answer.result(deadline_s)

@@ -21,7 +21,7 @@ from spineage.run.checks import check_before
 from spineage.run.context import Context
 from spineage.run.fill import given_up, lasting_faults, without
 from spineage.run.progress import span
-from spineage.run.rates import Rate, Work, rates_of, scaled_s, seconds_for
+from spineage.run.rates import Rate, Work, measured_on, rates_of, scaled_s, seconds_for
 from spineage.tables import Table
 
 
@@ -120,7 +120,7 @@ def _plan_at_once(context: Context, stage: str) -> Plan:
     done = context.is_done(stage)
     rates = rates_of(context.store, [stage])
     seconds = None if done else scaled_s(size_of(context, stage), rates)
-    return Plan(stage, int(done), int(not done), "", seconds=seconds, measured=_day(rates))
+    return Plan(stage, int(done), int(not done), "", seconds=seconds, measured=measured_on(rates))
 
 
 def size_of(context: Context, stage: str) -> float:
@@ -174,7 +174,9 @@ def timed(context: Context, plan: Plan, steps: Sequence[Step]) -> Plan:
         key=lambda rate: (rate.stage != plan.stage, rate.address != context.folder(plan.stage))
     )
     cores = 0.0 if context.is_alone else _cores(context, rates)
-    return replace(plan, work=work, seconds=seconds_for(work, cores, rates), measured=_day(rates))
+    return replace(
+        plan, work=work, seconds=seconds_for(work, cores, rates), measured=measured_on(rates)
+    )
 
 
 def _cores(context: Context, rates: Sequence[Rate]) -> float:
@@ -183,7 +185,3 @@ def _cores(context: Context, rates: Sequence[Rate]) -> float:
     if context.study.cluster.ray and measured:
         return measured[0]
     return float(os.cpu_count() or 1)
-
-
-def _day(rates: Sequence[Rate]) -> str:
-    return rates[0].started if rates else ""

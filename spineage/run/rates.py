@@ -117,6 +117,11 @@ def seconds_for(work: Mapping[str, Work], cores: float, rates: Sequence[Rate]) -
     return max(0.0, stage_s - pace.seconds) + slack * _ideal_s(now, cores)
 
 
+def measured_on(rates: Sequence[Rate]) -> str:
+    """When the first of them was measured, "" when there is none."""
+    return rates[0].started if rates else ""
+
+
 def _ideal_s(work: Mapping[str, tuple[Work, float]], cores: float) -> float:
     """If no worker waited: of the slowest kind of work, or of the cores."""
     alone = [

@@ -27,7 +27,7 @@ from spineage.run.context import Context, digest_of
 from spineage.run.counts import Counts
 from spineage.run.plan import Plan
 from spineage.run.progress import plain_progress
-from spineage.run.rates import rates_of, scaled_s
+from spineage.run.rates import measured_on, rates_of, scaled_s
 from spineage.stages.cohort.stage import status_by
 from spineage.stages.train.loop import config_of
 from spineage.stages.train.stage import people, roles_of
@@ -112,7 +112,7 @@ def plan(context: Context, before: Collection[str] = ()) -> Plan:
     arms = [_trial(context, everyone, arm) for arm in grid(context)]
     missing = [arm for arm in arms if not context.store.exists(file_of(arm))]
     rates = rates_of(context.store, ["ablate"])
-    seconds, measured = scaled_s(_size(missing), rates), rates[0].started if rates else ""
+    seconds, measured = scaled_s(_size(missing), rates), measured_on(rates)
     num = len(arms) - len(missing), len(missing)
     return Plan("ablate", *num, "arms", seconds=seconds, measured=measured)
 

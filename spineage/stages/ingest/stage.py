@@ -26,7 +26,7 @@ from spineage.io.storage.parts import read_sound
 from spineage.run.context import Context, digest_of
 from spineage.run.counts import Counts, read_counts
 from spineage.run.plan import Plan
-from spineage.run.rates import rates_of, scaled_s
+from spineage.run.rates import measured_on, rates_of, scaled_s
 from spineage.stages.ingest.groups import check_tables, judge_groups
 from spineage.stages.ingest.scan import Scanned, count_files, scan_headers
 
@@ -72,7 +72,7 @@ def plan(context: Context, before: Collection[str] = ()) -> Plan:
     """Of the files of the input as it is listed now; what they hold is known when they are read."""
     num = count_files(context, Keyed(load_key(context.study)))
     rates = rates_of(context.store, ["ingest"])
-    seconds, measured = scaled_s(num["read"], rates), rates[0].started if rates else ""
+    seconds, measured = scaled_s(num["read"], rates), measured_on(rates)
     return Plan("ingest", num["known"], num["read"], "files", seconds=seconds, measured=measured)
 
 
