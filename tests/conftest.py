@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,9 @@ TOGETHER = {
 """Files that share what is made once a process."""
 DEMO_TIMEOUT_S = 1500
 """Six minutes beside another process on two cores; twice that on a busy machine."""
+
+FREE_WITHIN_S = 30.0
+"""Ray keeps an idle worker's core for a moment, and hears of a killed one a moment later."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,12 +76,31 @@ def ray_session() -> Iterator[None]:
     session.disconnect()
 
 
-@pytest.fixture
-def lasting_crew(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cohorts of such tests are fitted by one worker, which the next one finds warm."""
+@pytest.fixture(scope="module", autouse=True)
+def leaves_no_worker() -> Iterator[None]:
+    """What one file leaves behind holds a core that the next file's runs wait for, and for ever."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+    until = time.monotonic() + FREE_WITHIN_S
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources().get("CPU", 0):
+        assert time.monotonic() < until, f"a core of the session is held: {ray.available_resources()}"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def kept_worker(leaves_no_worker: None, ray_session: None) -> Iterator[type]:
     from tests.made.lasting_crew import LastingCrew
 
-    monkeypatch.setattr("spineage.stages.cohort.stage.Crew", LastingCrew)
+    yield LastingCrew
+    LastingCrew.dismiss()
+
+
+@pytest.fixture
+def lasting_crew(kept_worker: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cohorts of such tests are fitted by one worker, which the file's next one finds warm."""
+    monkeypatch.setattr("spineage.stages.cohort.stage.Crew", kept_worker)
 
 
 @pytest.fixture(autouse=True)

@@ -31,3 +31,11 @@ class LastingCrew(Crew):
         trace: TracebackType | None,
     ) -> None:
         """Nobody goes."""
+
+    @classmethod
+    def dismiss(cls) -> None:
+        """A kept worker holds a core of the session that other files' tests share."""
+        for workers in cls.kept.values():
+            for worker in workers:
+                ray.kill(worker)
+        cls.kept.clear()
