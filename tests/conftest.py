@@ -27,7 +27,10 @@ from tests.made.demo_workspace import Demo
 TOGETHER = {
     "tests/chaos/test_kill.py": "demo",
     "tests/verbs/test_demo.py": "demo",
+    "tests/verbs/test_doctor.py": "demo",
     "tests/verbs/test_job.py": "demo",
+    "tests/verbs/test_submit.py": "demo",
+    "tests/cluster/test_slurm.py": "demo",
     "tests/stages/test_cohort.py": "cohort",
     "tests/stages/test_cohort_stability.py": "cohort",
     "tests/report/test_report.py": "report",
@@ -44,6 +47,8 @@ FREE_WITHIN_S = 30.0
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The demo takes longest to make: with several processes it must not come last, and may take its time."""
     for item in items:
+        if "demo" in getattr(item, "fixturenames", ()):
+            assert _is_of_demo(item), f"{item.nodeid} would make a demo of its own: see TOGETHER"
         if _is_of_demo(item):
             item.add_marker(pytest.mark.timeout(DEMO_TIMEOUT_S))
     items.sort(key=lambda item: not _is_of_demo(item))
@@ -85,7 +90,9 @@ def leaves_no_worker() -> Iterator[None]:
         return
     until = time.monotonic() + FREE_WITHIN_S
     while ray.available_resources().get("CPU", 0) < ray.cluster_resources().get("CPU", 0):
-        assert time.monotonic() < until, f"a core of the session is held: {ray.available_resources()}"
+        assert time.monotonic() < until, (
+            f"a core of the session is held: {ray.available_resources()}"
+        )
         time.sleep(0.2)
 
 

@@ -17,7 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from spineage.study import study_from
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 KUBERAY = ROOT / "cluster" / "kuberay"
 SCHEMAS = ROOT.parent / "shared" / "schemas"
 JOBS = ("rescore", "train", "ablate", "sweep")
@@ -139,8 +139,9 @@ def test_the_image_is_built_by_the_lock_and_runs_as_nobody_special() -> None:
     assert installs
     assert all("-c cluster/requirements.lock" in line for line in installs)
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
-    assert users == ["ray"]
-    assert lines.index("USER ray") > max(lines.index(line) for line in installs)
+    assert users == ["1000"]
+    assert any("useradd" in line and "--uid 1000 ray" in line for line in lines)
+    assert lines.index("USER 1000") > max(lines.index(line) for line in installs)
     for line in lines:
         if line.startswith("COPY"):
             *sources, _ = [word for word in line.split()[1:] if not word.startswith("--")]

@@ -1,0 +1,88 @@
+"""The scripts for Slurm, submitted to a real one of two nodes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.made.clusters import ROOT
+from tests.made.demo_workspace import Demo, parts
+from tests.made.slurm import Slurm, checkout, require_slurm, running
+from tests.verbs.test_job import equals_undisturbed, with_new_exams
+
+SCRIPTS = ROOT / "cluster" / "slurm"
+STOPPED = "spineage: stopped; what is done is kept, run again to go on"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    require_slurm()
+    with running(tmp_path_factory.mktemp("slurm")) as found:
+        yield found
+
+
+def test_one_ray_cluster_of_two_nodes_scores_what_is_missing(
+    slurm: Slurm, demo: Demo, tmp_path: Path
+) -> None:
+    here, workspace = checkout(tmp_path / "checkout"), tmp_path / "w"
+    with_new_exams(demo, workspace)
+    before = set(workspace.rglob("rates/score/*.json"))
+    job = slurm.submit(
+        here, "--nodes=2", "--cpus-per-task=1", str(SCRIPTS / "symmetric.sh"),
+        "jobs/rescore.py", "--study", str(workspace / "study.yaml"),
+    )  # fmt: skip
+    found = slurm.ended(job)
+    said = (here / f"slurm-{job}.out").read_text()
+    assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), said[-4000:]
+    equals_undisturbed(demo, workspace)
+    [rate] = set(workspace.rglob("rates/score/*.json")) - before
+    assert json.loads(rate.read_text())["pace"]["cores"] == 2, "one core of each node"
+
+
+def test_the_exit_code_of_the_job_is_that_of_slurm(slurm: Slurm, tmp_path: Path) -> None:
+    here = checkout(tmp_path / "checkout")
+    job = slurm.submit(
+        here, "--nodes=1", "--cpus-per-task=1", str(SCRIPTS / "symmetric.sh"),
+        "jobs/rescore.py", "--study", str(tmp_path / "none.yaml"),
+    )  # fmt: skip
+    found = slurm.ended(job)
+    said = (here / f"slurm-{job}.out").read_text()
+    assert found["ExitCode"] == "2:0", said[-4000:]
+    assert "none.yaml" in said
+
+
+def test_an_array_without_ray_is_cancelled_submitted_again_and_merged(
+    slurm: Slurm, demo: Demo, tmp_path: Path
+) -> None:
+    here, workspace = checkout(tmp_path / "checkout"), tmp_path / "w"
+    with_new_exams(demo, workspace, every=2)
+    script = [str(SCRIPTS / "array.sh"), str(workspace / "study.yaml"), "2"]
+    before = len(parts(workspace, "masks"))
+    job = slurm.submit(here, "--array=1-2", "--mem=3G", *script)
+    until = time.monotonic() + 180
+    while len(parts(workspace, "masks")) < before + 3:
+        assert time.monotonic() < until, [p.read_text() for p in here.glob("*.out")]
+        time.sleep(0.2)
+    slurm.ask("scancel", f"{job}_2")
+    assert slurm.ended(f"{job}_2")["JobState"] == "CANCELLED"
+    assert STOPPED in (here / f"slurm-{job}_2.out").read_text()
+    assert slurm.ended(f"{job}_1")["ExitCode"] == "0:0"
+    masks = parts(workspace, "masks")
+
+    again = slurm.submit(here, "--array=2", "--mem=3G", *script)
+    assert slurm.ended(f"{again}_2")["ExitCode"] == "0:0", (
+        here / f"slurm-{again}_2.out"
+    ).read_text()
+    after = parts(workspace, "masks")
+    assert masks == {path: after[path] for path in masks}, "nothing is done twice"
+    last = slurm.submit(
+        here, "--cpus-per-task=1", f"--wrap=spineage score --study {workspace / 'study.yaml'}"
+    )
+    assert slurm.ended(last)["ExitCode"] == "0:0", (here / f"slurm-{last}.out").read_text()
+    equals_undisturbed(demo, workspace)
