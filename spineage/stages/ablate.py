@@ -21,7 +21,8 @@ import pandas as pd
 from spineage.engine.places import Need
 from spineage.engine.training.sweep import run_grid
 from spineage.errors import BadStudy
-from spineage.io.models.tracking import Tracking, open_tracking
+from spineage.io.models.nested import Nested
+from spineage.io.models.tracking import open_tracking
 from spineage.io.storage.pointers import read_object
 from spineage.run.context import Context, digest_of
 from spineage.run.counts import Counts
@@ -32,7 +33,7 @@ from spineage.stages.cohort.stage import status_by
 from spineage.stages.train.loop import config_of
 from spineage.stages.train.stage import people, roles_of
 from spineage.stages.train.stage import recipe as train_recipe
-from spineage.stages.train.trials import file_of, train_arm
+from spineage.stages.train.trials import figures_of, file_of, train_arm
 from spineage.study import Train
 
 SCHEMA = 3  # raise it when the same arm gives other numbers
@@ -79,11 +80,23 @@ def _train_all(context: Context, arms: list[dict[str, Any]]) -> None:
     tracking = open_tracking(cluster.mlflow, context.store, study.name)
     params = {"seed": study.seed, **study.recipe("ablate", "train")}
     tags = context.identity("ablate")
-    with tracking.running("ablate", context.folder("ablate"), params=params, tags=tags) as parent:
+    with (
+        tracking.running("ablate", context.folder("ablate"), params=params, tags=tags) as parent,
+        Nested(tracking, parent) as runs,
+    ):
 
         def hear(trial: str, arm: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-            if not metrics:
-                _log_arm(tracking, parent, arm, context)
+            name, params = arm["row"]["arm"], {k: v for k, v in arm["row"].items() if k != "arm"}
+            if metrics:
+                figures, epoch = figures_of(metrics), int(metrics["epoch"])
+                runs.tell(file_of(arm), name, params, figures, epoch)
+                return
+            with suppress(BadStudy, FileNotFoundError):  # what a table needs is asked for again
+                row = read_object(context.store, file_of(arm), "remove it")
+                told = {k: row[k] for k in ("test_mae_years", "test_r2") if row[k] is not None}
+                told["best_validate_mae_years"] = row["validate_mae_years"]
+                runs.tell(file_of(arm), name, params, told, arm["loop"]["train"]["epochs"])
+            runs.end(file_of(arm))
 
         run_grid(
             train_arm,
@@ -94,16 +107,6 @@ def _train_all(context: Context, arms: list[dict[str, Any]]) -> None:
             say=plain_progress("ablate"),
             hear=hear,
         )
-
-
-def _log_arm(tracking: Tracking, parent: str, arm: Mapping[str, Any], context: Context) -> None:
-    """What an arm was, and how it did; an arm that failed has no row."""
-    with suppress(BadStudy, FileNotFoundError):  # a server that is away for a while stops no grid
-        row = read_object(context.store, file_of(arm), "remove it")
-        figures = {k: v for k, v in row.items() if isinstance(v, float) and k != "fraction"}
-        params = {k: v for k, v in row.items() if k not in figures and k != "arm"}
-        with tracking.running(str(row["arm"]), file_of(arm), params=params, parent=parent) as run:
-            tracking.log_metrics(run, figures)
 
 
 def plan(context: Context, before: Collection[str] = ()) -> Plan:

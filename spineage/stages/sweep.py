@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from spineage.engine.training.sweep import Hear, Outcome, search
 from spineage.errors import BadStudy
-from spineage.io.models.tracking import Tracking, open_tracking
+from spineage.io.models.nested import Nested
+from spineage.io.models.tracking import open_tracking
 from spineage.run.context import Context
 from spineage.run.counts import Counts
 from spineage.run.progress import plain_progress
@@ -24,16 +24,9 @@ from spineage.stages.train.loop import config_of
 from spineage.stages.train.stage import people, roles_of
 from spineage.stages.train.stage import recipe as train_recipe
 from spineage.stages.train.stage import size as train_size
-from spineage.stages.train.trials import train_trial
+from spineage.stages.train.trials import figures_of, train_trial
 
 SCHEMA = 4
-FIGURES = (
-    "train_loss",
-    "train_mae_years",
-    "validate_mae_years",
-    "smooth_mae_years",
-    "learning_rate",
-)
 IS_LOGARITHMIC = {"learning_rate": True, "weight_decay": True, "dropout": False}
 
 
@@ -74,32 +67,20 @@ def _search(context: Context) -> list[Outcome]:
     tracking = open_tracking(study.cluster.mlflow, context.store, study.name)
     folder, tags = context.folder("sweep"), context.identity("sweep")
     params = {"seed": study.seed, **study.recipe("sweep", "train")}
-    with tracking.running("sweep", folder, params=params, tags=tags) as parent:
+    with (
+        tracking.running("sweep", folder, params=params, tags=tags) as parent,
+        Nested(tracking, parent) as runs,
+    ):
 
         def hear(trial: str, drawn: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-            log_trial(tracking, parent, f"trial {trial}", f"{folder}/{trial}", drawn, metrics)
+            address = f"{folder}/{trial}"
+            if metrics:
+                figures = figures_of(metrics)
+                runs.tell(address, f"trial {trial}", drawn, figures, int(metrics["epoch"]))
+            else:
+                runs.end(address)
 
         return _searched(context, config, hear)
-
-
-def log_trial(
-    tracking: Tracking,
-    parent: str,
-    name: str,
-    address: str,
-    drawn: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-) -> None:
-    """A run within the search's: what was drawn, and what it reports; its end when it reports nothing."""
-    with suppress(BadStudy):  # a server that is away for a while stops no search
-        run = tracking.open_run(name, address, parent=parent)
-        if not metrics:
-            tracking.close_run(run)
-            return
-        if metrics["epoch"] == 1:
-            tracking.log_params(run, drawn)
-        figures = {k: v for k, v in metrics.items() if k in FIGURES}
-        tracking.log_metrics(run, figures, int(metrics["epoch"]))
 
 
 def _searched(context: Context, config: dict[str, Any], hear: Hear) -> list[Outcome]:

@@ -127,6 +127,10 @@ def test_arms_are_trained_once_kept_and_reused_by_a_larger_grid(tmp_path):
     for run in children:
         row = table.set_index("arm").loc[run.info.run_name]
         assert run.data.params["region"] == row["region"]
+        history = client_of(first).get_metric_history(run.info.run_id, "validate_mae_years")
+        assert [metric.step for metric in history] == [1, 2, 3], "epoch by epoch"
+        best = run.data.metrics["best_validate_mae_years"]
+        assert best == pytest.approx(row["validate_mae_years"])
         assert run.data.metrics["test_mae_years"] == pytest.approx(row["test_mae_years"])
     assert ablate.run(first) == Counts({"arms": 2, "trained": 0})
     larger = toy_study(tmp_path, ablate={**GRID, "fractions": [1.0, 0.9]})

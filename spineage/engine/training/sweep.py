@@ -53,8 +53,8 @@ def run_grid(
     say: Callable[[int, int], None] = lambda done, total: None,
     hear: Hear = lambda trial, config, metrics: None,
 ) -> None:
-    """Run the trial once for each configuration, as many at once as the cluster holds. `hear` hears of each
-    that ended.
+    """Run the trial once for each configuration, as many at once as the cluster holds. `hear` hears each
+    report as it comes.
 
     inside: the workers that each trial will start. A trial keeps its result itself, so
     that a run that is killed loses only what was running. An exception in a trial is raised here, after
@@ -66,7 +66,7 @@ def run_grid(
     at_once = [have.get(kind, 0.0) // (need.workers * n) for kind, n in takes if n]
     own: dict[str, float] = {"CPU": 0, "memory": WAITING_BYTES} if inside else {"CPU": 1}
     tuner = tune.Tuner(
-        tune.with_resources(_silently(trial), own),
+        tune.with_resources(_of_configs(trial), own),
         param_space={"config": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(max_concurrent_trials=max(1, int(min(at_once)))),
         run_config=_run_config(storage, name, len(configs), say, _of_grid(hear)),
@@ -136,10 +136,10 @@ def search(
     ]
 
 
-def _silently(trial: Trial) -> Callable[[dict[str, Any]], None]:
+def _of_configs(trial: Trial) -> Callable[[dict[str, Any]], None]:
     def run(drawn: dict[str, Any]) -> None:
         with in_a_sentence("a trial"):
-            trial(drawn["config"], lambda metrics: None)
+            trial(drawn["config"], tune.report)
 
     return run
 

@@ -16,6 +16,19 @@ from spineage.stages.train.loop import train_loop
 
 ARMS = "ablate/arms"
 """Arms are kept by their own address, so a grid with more regions or seeds trains only what is new."""
+FIGURES = (
+    "train_loss",
+    "train_mae_years",
+    "validate_mae_years",
+    "smooth_mae_years",
+    "learning_rate",
+)
+"""Of an epoch, for the log."""
+
+
+def figures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What of a report is logged; Tune adds its own to it."""
+    return {name: value for name, value in metrics.items() if name in FIGURES}
 
 
 def file_of(arm: Mapping[str, Any]) -> str:
@@ -34,6 +47,8 @@ def train_arm(arm: dict[str, Any], report: Report) -> None:
         labels=arm["labels"],
         storage=store.uri("ablate", "runs"),
         name=arm["digest"],
+        report_to=of_epochs(report),
+        tell=lambda text: None,
     )
     ages_years = np.array(arm["loop"]["ages_years"])[arm["loop"]["predict_numbers"]]
     row = {
@@ -68,11 +83,6 @@ def _finite(value: float) -> float:
 def train_trial(config: dict[str, Any], report: Report) -> None:
     """One trial: the study's training with some parameters replaced, reported epoch by epoch."""
     loop = {**config["loop"], "train": {**config["loop"]["train"], **config["parameters"]}}
-
-    def tell(metrics: dict[str, float]) -> None:
-        if "epoch" in metrics:
-            report(metrics)
-
     fit(
         train_loop,
         loop,
@@ -80,5 +90,15 @@ def train_trial(config: dict[str, Any], report: Report) -> None:
         gpus_per_worker=config["gpus_per_worker"],
         storage="",
         name="",
-        report_to=tell,
+        report_to=of_epochs(report),
     )
+
+
+def of_epochs(report: Report) -> Report:
+    """Hands on what is reported of an epoch."""
+
+    def tell(metrics: dict[str, float]) -> None:
+        if "epoch" in metrics:
+            report(metrics)
+
+    return tell
