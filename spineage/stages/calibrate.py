@@ -199,12 +199,16 @@ def _fitted(context: Context) -> dict[str, str]:
 
 def _described(fitted: dict[str, str]) -> str:
     """A sentence for the model's page."""
+
+    def listed(name: str) -> str:
+        return ", ".join(f"{value:.3g}" for value in json.loads(fitted[f"bias.{name}"]))
+
     return (
         f"Age-bias correction of degree {fitted['bias.degree']}, coefficients "
-        f"{fitted['bias.coefficients']} about {float(fitted['bias.centre_years']):.1f} years, fitted on "
+        f"{listed('coefficients')} about {float(fitted['bias.centre_years']):.1f} years, fitted on "
         f"{fitted['bias.num_people']} people of {float(fitted['bias.age_low_years']):.0f} to "
         f"{float(fitted['bias.age_high_years']):.0f} years whom the network never saw; intervals of "
-        f"{float(fitted['bias.nominal_coverage']):.0%}, half widths {fitted['bias.half_width_years']} years."
+        f"{float(fitted['bias.nominal_coverage']):.0%}, half widths {listed('half_width_years')} years."
     )
 
 

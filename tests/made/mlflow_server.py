@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ def mlflow_server(folder: Path, records: str) -> Iterator[str]:
         ]  # fmt: skip
         server = stack.enter_context(_daemon(command, folder))
         uri = f"http://127.0.0.1:{port}"
-        _wait_for(uri, server)
+        _wait_for(uri, server, folder / "log")
         yield uri
 
 
@@ -48,7 +48,7 @@ def _postgresql() -> Iterator[str]:
     if POSTGRES is None or os.getuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("PostgreSQL (Debian's package), root and setpriv are needed for such a server")
     pytest.importorskip(
-        "psycopg2", reason="what SQLAlchemy talks to PostgreSQL with is not installed"
+        "psycopg", reason="what SQLAlchemy talks to PostgreSQL with is not installed"
     )
     folder = Path("/tmp") / f"postgres-{os.getpid()}-{free_port()}"  # a socket's path is short
     folder.mkdir()
@@ -77,23 +77,24 @@ def _postgresql() -> Iterator[str]:
 
 @contextmanager
 def _daemon(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
-def _wait_for(uri: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + ANSWERS_WITHIN_S
     while True:
         try:
             return check(uri)
         except BadStudy:
-            assert process.poll() is None, "the server ended"
+            assert process.poll() is None, log.read_text()[-2000:]
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.5)

@@ -46,6 +46,8 @@ ENVIRONMENT = {
 QUIET = (("mlflow.store.db.utils", "CRITICAL"),)
 """It logs the traceback of what it raises as well."""
 PARENT_TAG = "mlflow.parentRunId"
+SOURCE = {"mlflow.source.name": "spineage", "mlflow.source.type": "PROJECT"}
+"""What its page shows as the source of a run."""
 KEY_TAG, DIGEST_TAG = "spineage.address", "spineage.bundle_digest"
 
 
@@ -100,7 +102,8 @@ class Tracking:
 
         parent: the id of the run that it is a part of.
         """
-        tags = {**(tags or {}), KEY_TAG: address, **({PARENT_TAG: parent} if parent else {})}
+        place = {KEY_TAG: address, **({PARENT_TAG: parent} if parent else {})}
+        tags = {**SOURCE, **(tags or {}), **place}
         from mlflow.entities import RunTag
 
         with _one_sentence(self.uri):
