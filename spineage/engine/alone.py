@@ -32,10 +32,11 @@ def run_rows_alone(
     say: Callable[[Mapping[str, int], int], None] = lambda counts, total: None,
     hear: Callable[[Key, str, str], None] = lambda key, code, message: None,
     measure: Callable[[Pace], None] = lambda pace: None,
+    begin: Callable[[Key], None] = lambda key: None,
 ) -> Counter[str]:
     """As `rows.run_rows`: the same rows, faults and counts, by one worker of each step.
 
-    A scan that kills its process ends the run: what is done is kept, and the next run meets that scan again.
+    A scan that kills its process ends the run: what is done is kept, and `begin` has heard which scan it was.
     Raises StoppedEarly when one fault code passes the limit or scans hang, and BadStudy when a step cannot
     be made or meets one.
     """
@@ -45,6 +46,7 @@ def run_rows_alone(
     write = sink.make(**sink.kwargs)
     num_hung = 0
     for one in manifest.largest_first():
+        begin(one.key)
         ended, work_s = _serve(servers, one.row())
         write([ended])
         code = ended.get("code", "")

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import ray.exceptions
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -31,6 +32,8 @@ AGENT_WITHIN_S: Final = 60.0
 """A fresh head answers before it can start a job."""
 LOOK_S: Final = 1.0
 KILLED_AFTER_S: Final = 30.0
+AWAY_S: Final = 120.0
+"""How long a dashboard may be away from those who follow a job."""
 REFUSALS: Final = (RuntimeError, ConnectionError, ValueError)
 STOPPED: Final = 143
 
@@ -107,13 +110,10 @@ class Jobs:
         """
         num_written = 0
         while True:
-            try:
-                for text in _tail(self._client, job, num_written):
-                    num_written += len(text)
-                    write(text)
-            except (*REFUSALS, OSError):
-                pass
-            details = self._details(job)
+            for text in _until_it_breaks(_tail(self._client, job, num_written)):
+                num_written += len(text)
+                write(text)
+            details = self._patient_details(job)
             if details.status.is_terminal():
                 break
             time.sleep(LOOK_S)
@@ -132,6 +132,17 @@ class Jobs:
     def _details(self, job: str) -> JobDetails:
         with self._one_sentence():
             return self._client.get_job_info(job)
+
+    def _patient_details(self, job: str) -> JobDetails:
+        """A dashboard that is away for a while ends no watch. BadStudy when it stays away."""
+        deadline = time.monotonic() + AWAY_S
+        while True:
+            try:
+                return self._details(job)
+            except BadStudy as error:
+                if time.monotonic() > deadline:
+                    raise BadStudy(f"{error}; {job} goes on, if its cluster does") from None
+                time.sleep(LOOK_S)
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -169,6 +180,12 @@ def _tail(client: JobSubmissionClient, job: str, num_known: int) -> Iterator[str
             fresh, num_known = text[num_known:], max(0, num_known - len(text))
             if fresh:
                 yield fresh
+
+
+def _until_it_breaks(stream: Iterator[str]) -> Iterator[str]:
+    """What comes; what goes wrong with who takes it is none of this."""
+    with suppress(*REFUSALS, OSError, aiohttp.ClientError):
+        yield from stream
 
 
 def _require_answer(address: str) -> None:

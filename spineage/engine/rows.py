@@ -17,6 +17,7 @@ import math
 import os
 import pickle
 import re
+import socket
 import time
 import warnings
 from collections import Counter
@@ -61,6 +62,8 @@ STOP = "_stop"
 """In a row: the sentence of a BadStudy that a worker met; it holds for every scan, so the run stops."""
 MAX_ALONE = 16
 """Rows left after two passes are tried alone: a scan that kills its worker takes neighbours with it."""
+BY = "_by"
+"""In a row: which worker did each kind of its work, as `host/process`."""
 BLOCKS_A_WORKER = 4
 """At least so many for each, that none idles while another has a block of many rows left."""
 START_S = 600.0
@@ -121,6 +124,7 @@ def run_rows(
     tell: Callable[[str], None] = aloud,
     hear: Callable[[Key, str, str], None] = lambda key, code, message: None,
     measure: Callable[[Pace], None] = lambda pace: None,
+    see: Callable[[str, str], None] = lambda work, worker: None,
 ) -> Counter[str]:
     """Pass every row of the manifest through the steps and into the sink; count how each ended.
 
@@ -129,13 +133,14 @@ def run_rows(
     code, message) and writes them; it must be idempotent. `say` hears how many have ended how so far, and of
     how many. `tell` hears what share of the time the measured step was at work, and what is waited for.
     `hear` hears each fault: key, code, and of a bug its type and place. `measure` hears at the end how fast
-    it went. What waits between steps is held to `bytes_a_worker` of all workers together, however many rows
-    there are. Returns {"ok": n, code: n, ...}.
+    it went; `see` of each row that is done which kinds of work it took, and which worker did each. What waits
+    between steps is held to `bytes_a_worker` of all workers together, however many rows there are.
+    Returns {"ok": n, code: n, ...}.
     Raises StoppedEarly when one fault code passes the limit, and BadStudy when a worker cannot be made or
     meets one (a disk that is full).
     """
     manifest = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
-    tally = Tally(len(manifest), stop_rule or StopRule(), say, hear)
+    tally = Tally(len(manifest), stop_rule or StopRule(), say, hear, see)
     steps = _on_gpus(steps, tell)
     room = bytes_a_worker * sum(step.workers for step in (*steps, sink))
     chain = _Chain(steps, sink, rows_per_part, room, tell)
@@ -214,10 +219,10 @@ def _serve_once(
                 found = next(outcomes, None)
             if found is None:
                 return
-            outcome, began, ended, stop, work_s = found
+            outcome, began, ended, stop, work_s, by = found
             if stop:
                 raise BadStudy(stop)
-            tally.add(outcome, began, ended, json.loads(work_s))
+            tally.add(outcome, began, ended, json.loads(work_s), json.loads(by))
 
 
 def _patience_s(steps: Sequence[Step], rows: Sequence[Packed]) -> float:
@@ -233,9 +238,9 @@ def deadline_of(step: Step, num_voxels: float) -> float:
 
 def _outcomes(
     chain: _Chain, rows: Sequence[Packed], rows_per_block: int, is_last: bool, share: float
-) -> Generator[tuple[tuple[str, str, str, str], float, float, str, str]]:
+) -> Generator[tuple[tuple[str, str, str, str], float, float, str, str, str]]:
     """Outcomes (scan_id, source_digest, code, message) with begin and end of the measured step, STOP, and
-    WORK_S as JSON."""
+    WORK_S and BY as JSON."""
     quieten_data()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -267,7 +272,7 @@ def _outcomes(
         for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
             columns = (batch[name] for name in ("scan_id", "source_digest", "code", "message"))
             outcomes = zip(*columns, strict=True)
-            rest = (batch[name] for name in ("began", "ended", "stop", "work_s"))
+            rest = (batch[name] for name in ("began", "ended", "stop", "work_s", "by"))
             yield from zip(outcomes, *rest, strict=True)
     except ray.exceptions.ActorDiedError as error:
         if sentence := re.search(r"BadStudy: (.+)", str(error)):
@@ -320,6 +325,7 @@ class _Serve:
         self._thread = ThreadPoolExecutor(1)
         self._is_unfit = False
         self._busy = Busy(step.work)
+        self._who = f"{socket.gethostname()}/{os.getpid()}"
 
     def __call__(self, cell: dict[str, Any]) -> dict[str, Any]:
         if self._is_unfit:
@@ -333,6 +339,7 @@ class _Serve:
             if row is not before:
                 self._busy.show(began, ended)
                 work_s = {**work_s, self._step.work: ended - began}
+                row = {**row, BY: {**before.get(BY, {}), self._step.work: self._who}}
             row = {**row, WORK_S: work_s}
             if self._step.is_measured:
                 row[BUSY] = began, ended
@@ -393,4 +400,5 @@ class _Write:
             ),
             "stop": np.array([stop] * len(rows)),
             "work_s": np.array([json.dumps(row.get(WORK_S, {})) for row in rows]),
+            "by": np.array([json.dumps(row.get(BY, {})) for row in rows]),
         }

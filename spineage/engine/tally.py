@@ -92,8 +92,10 @@ class Tally:
         stop_rule: StopRule,
         say: Callable[[Mapping[str, int], int], None],
         hear: Callable[[Key, str, str], None],
+        see: Callable[[str, str], None] = lambda work, worker: None,
     ) -> None:
         self.total, self.stop_rule, self.say, self.hear = total, stop_rule, say, hear
+        self.see = see
         self.done: set[Key] = set()
         self.counts: Counter[str] = Counter()
         self.busy_s, self.began, self.ended = 0.0, math.inf, 0.0
@@ -115,10 +117,11 @@ class Tally:
         began: float = 0.0,
         ended: float = 0.0,
         work_s: Mapping[str, float] | None = None,
+        by: Mapping[str, str] | None = None,
     ) -> None:
         """Count one scan. began and ended: of the measured step, 0 when it never got there. work_s: seconds
         by kind of work, and under BEGAN when the first of it began (seconds of the epoch, of the worker's
-        clock). Raises StoppedEarly."""
+        clock). by: which worker did each kind. Raises StoppedEarly."""
         scan_id, source_digest, code, message = outcome
         if ended:
             self.busy_s += ended - began
@@ -128,6 +131,8 @@ class Tally:
         for work, seconds in work_s.items():
             self.work_s[work] += seconds  # type: ignore[assignment]
             self.num_worked[work] += 1
+        for work, worker in (by or {}).items():
+            self.see(work, worker)
         if (scan_id, source_digest) in self.done:
             return
         self.done.add((scan_id, source_digest))

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,12 +30,11 @@ class Attempts:
 
     def __init__(self, store: Store, folder: str, shard: str = "") -> None:
         """shard: of a run that does a share of the scans, which keeps a file of its own."""
-        self._store, self._shards = store, f"{folder}/attempts"
+        self._store, self._folder, self._shards = store, folder, f"{folder}/attempts"
         self._file = f"{self._shards}/{shard}.json" if shard else f"{folder}/attempts.json"
-        files = [f"{folder}/attempts.json", *store.list(self._shards, ".json")]
         self._runs: dict[Key, tuple[int, str]] = {}
         for scan_id, source_digest, runs, code in (
-            row for file in files for row in self._kept(file)
+            row for file in self._files() for row in self._kept(file)
         ):
             key = scan_id, source_digest
             self._runs[key] = max(self._runs.get(key, (0, "")), (runs, code))
@@ -43,21 +43,37 @@ class Attempts:
         """The scans that failed in so many runs, with their last code."""
         return {key: code for key, (runs, code) in self._runs.items() if runs >= after}
 
+    def begin(self, key: Key) -> None:
+        """Note that this scan is tried now, by a process that it may kill: until the next one begins, or the
+        run ends, it counts as crashed."""
+        runs, _ = self._runs.get(key, (0, ""))
+        self._write(self._file, {**self._runs, key: (runs + 1, "crashed")})
+
     def add(self, failed: dict[Key, str]) -> None:
         """Note the scans of one run that failed, by their codes; what failed otherwise is not counted."""
         for key, code in failed.items():
             if code in COUNTED:
                 self._runs[key] = self._runs.get(key, (0, ""))[0] + 1, code
-        rows = [[*key, runs, code] for key, (runs, code) in sorted(self._runs.items())]
-        if rows or self._store.exists(self._file):
-            content = {"program": digest_of_program(), "scans": rows}
-            self._store.write(self._file, json.dumps(content).encode())
+        if self._runs or self._store.exists(self._file):
+            self._write(self._file, self._runs)
 
-    def forget(self) -> None:
-        """Every scan may be tried again."""
-        self._runs.clear()
-        for file in self._store.list(self._shards, ".json"):
-            self._store.remove(file)
+    def forget(self, scans: Collection[Key]) -> None:
+        """These may be tried again, whichever run has counted them."""
+        for file in self._files():
+            kept = {(a, b): (runs, code) for a, b, runs, code in self._kept(file)}
+            if kept.keys() & set(scans):
+                self._write(file, {key: n for key, n in kept.items() if key not in scans})
+        for key in scans:
+            self._runs.pop(key, None)
+
+    def _files(self) -> list[str]:
+        """Of runs of all, and of shards."""
+        return [f"{self._folder}/attempts.json", *self._store.list(self._shards, ".json")]
+
+    def _write(self, file: str, runs: Mapping[Key, tuple[int, str]]) -> None:
+        rows = [[*key, num, code] for key, (num, code) in sorted(runs.items())]
+        content = {"program": digest_of_program(), "scans": rows}
+        self._store.write(file, json.dumps(content).encode())
 
     def _kept(self, file: str) -> list[Any]:
         """None when the program was another one, or the file is damaged: then they are tried again."""

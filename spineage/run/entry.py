@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from spineage import unexpected
 from spineage.engine import session
 from spineage.engine.quiet import native_talk_kept
 from spineage.errors import BadStudy, MetBugs, StoppedEarly
+from spineage.flow import STAGES
 from spineage.io.storage.store import Store
 from spineage.io.storage.trouble import SURELY_OF_DISKS, describe
 from spineage.privacy import keep_private
@@ -31,6 +33,14 @@ from spineage.run.runner import run_stages
 from spineage.study import Study, on_ray, places_of, read_study
 from spineage.uris import without_logins
 
+EXIT_CODES: Final = """\
+0    done; refused scans are counted in the last lines
+1    a bug, or the head of the cluster was lost
+2    the study or a place is at fault
+3    stopped early: too many scans failed alike, or nothing went on
+130  interrupted
+143  stopped: `ray job stop`, a scheduler; submit it again to go on"""
+HELP_WIDTH: Final = 100
 PLAN: Final = "only say what is done, what remains and how long it will take"
 RETRY: Final = "also try scans that were given up after they failed in run after run"
 
@@ -117,7 +127,11 @@ def open_store(study: str, workspace: str | None) -> Store:
 def run_job(stages: Sequence[str], description: str) -> int:
     """What a file in `jobs/` does: parse, connect, run, exit."""
     unexpected.install()
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=specification(stages),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--study", required=True, help="the study file")
     parser.add_argument("--workspace", help="folder or URI of the results; default: the study's")
     parser.add_argument("--retry", action="store_true", help=RETRY)
@@ -130,6 +144,30 @@ def run_job(stages: Sequence[str], description: str) -> int:
         run_all(Context(study, say=say, retry=options.retry), stages, only_plan=options.plan)
 
     return guarded(work)
+
+
+def specification(stages: Sequence[str]) -> str:
+    """What a job takes and leaves, from the road itself: for people who write a scheduler's file."""
+    chosen = [STAGES[name] for name in stages]
+    made = {table for stage in chosen for table in (*stage.writes, *stage.fills)}
+    told = {
+        "stages": list(stages),
+        "files of the study": [f"inputs.{name}" for stage in chosen for name in stage.files],
+        "tables it needs": [t for stage in chosen for t in stage.reads if t not in made],
+        "tables it fills in": [t for stage in chosen for t in stage.fills],
+        "tables it writes": [t for stage in chosen for t in stage.writes],
+        "needs an answer from": [place for stage in chosen for place in stage.needs],
+    }
+    width = max(map(len, told))
+    lines = [
+        textwrap.fill(
+            f"{what:{width}}  {', '.join(dict.fromkeys(names)) or '-'}",
+            HELP_WIDTH,
+            subsequent_indent=" " * (width + 2),
+        )
+        for what, names in told.items()
+    ]
+    return "\n".join(["the job:", *lines, "", "exit codes:", EXIT_CODES])
 
 
 def run_all(context: Context, stages: Sequence[str], *, only_plan: bool = False) -> None:

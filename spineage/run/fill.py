@@ -128,7 +128,7 @@ def fill(
     cluster = context.study.cluster
     attempts, failed = _attempts(context, stage), dict[Key, str]()
     if context.retry:
-        attempts.forget()
+        attempts.forget(set(rows.keys()))
 
     def hear(key: Key, code: str, message: str) -> None:
         failed[key] = code
@@ -140,26 +140,29 @@ def fill(
         context.paces.append(pace)
 
     shard = context.shard.name if context.shard else ""
+    progress = Progress(
+        context.store, stage, context.folder(stage), already, len(rows), steps, shard
+    )
     told: dict[str, Any] = {
         "stop_rule": StopRule(cluster.max_fault_fraction, cluster.min_scans_before_stop),
-        "say": Progress(
-            context.store, stage, context.folder(stage), already, len(rows), steps, shard
-        ),
+        "say": progress,
         "hear": hear,
         "measure": measure,
     }
     if context.is_alone:
         try:
-            outcomes = run_rows_alone(rows, steps, sink, **told)
+            outcomes = run_rows_alone(rows, steps, sink, begin=attempts.begin, **told)
         except StoppedEarly:
-            attempts.add(
-                failed
-            )  # else the next run would meet the same scans first, and stop again
+            # else the next run would meet the same scans first, and stop again
+            attempts.add(failed)
+            raise
+        except BaseException:  # it was stopped: that says nothing of the scan at work
+            attempts.add({})
             raise
     else:
         outcomes = run_rows(
             rows, steps, sink, rows_per_part=rows_per_part, rows_per_block=rows_per_block,
-            tell=lambda text: context.say(f"  {text}"), **told,
+            tell=lambda text: context.say(f"  {text}"), see=progress.see, **told,
         )  # fmt: skip
     # of a run that came to its end: one that stops early may be of an ill machine
     attempts.add(failed)

@@ -23,6 +23,8 @@ FOLDER: Final = "status"
 WRITE_S: Final = 10.0
 """Between two words of a run in the workspace: an object store is asked no more often."""
 BAR: Final = 24
+MOST_WORKERS: Final = 1000
+"""In a record, those heard of last: it stays some 100 KB."""
 
 
 class Progress:
@@ -58,6 +60,8 @@ class Progress:
             "workers": {step.work: step.workers for step in steps},
         }
         self._first: tuple[int, float] | None = None
+        self._crew: dict[str, dict[str, Any]] = {}
+        show_progress(stage, {}, total, 0.0, 0.0)
         self._write({}, total, 0.0, 0.0)
 
     def __call__(self, counts: Mapping[str, int], total: int) -> None:
@@ -71,6 +75,14 @@ class Progress:
         show_progress(self._stage, counts, total - done, per_s, left_s)
         self._write(counts, total, per_s, left_s)
 
+    def see(self, work: str, worker: str) -> None:
+        """A worker has done this kind of work for one more scan."""
+        known = self._crew.setdefault(
+            f"{work} {worker}", {"work": work, "worker": worker, "scans": 0}
+        )
+        known["scans"] += 1
+        known["seen"] = _now()
+
     def _pace(self, done: int, total: int, now: float) -> tuple[float, float]:
         """Since the first word: what stands before it is the start of the workers."""
         self._first = self._first or (done, now)
@@ -83,6 +95,7 @@ class Progress:
             "counts": dict(counts),
             "per_s": round(per_s, 4),
             "left_s": round(left_s, 1),
+            "crew": sorted(self._crew.values(), key=lambda one: str(one["seen"]))[-MOST_WORKERS:],
         }
         with suppress(Exception):  # a word about the work is no reason to lose it
             self._store.write(self._file, json.dumps(self._record).encode())

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from spineage.errors import NotYet
+from spineage.errors import BadStudy, NotYet
 from spineage.io.models.bundle import (
     BUNDLE_FILES,
     DIGEST,
@@ -23,8 +24,9 @@ from spineage.io.models.bundle import (
     digest_of_files,
     mark_of,
 )
-from spineage.io.models.tracking import open_tracking, tracking_uri
+from spineage.io.models.tracking import model_of, open_tracking, tracking_uri
 from spineage.io.storage import pointers
+from spineage.io.storage.pointers import read_object
 from spineage.run.context import Context, digest_of
 from spineage.run.counts import Counts
 from spineage.science.gap.appraise import appraise
@@ -166,7 +168,7 @@ def _register(context: Context) -> None:
     """Into the registry this study names, unless this bundle is known to be there already."""
     folder, note = context.folder("calibrate"), note_of(context)
     has_registry = bool(context.study.cluster.mlflow) or context.store.exists("mlflow.db")
-    if has_registry and context.store.exists(note):
+    if has_registry and _noted(context) == model_of(context.study.name):
         return
     files = {name: context.asset("calibrate", f"bundle/{name}") for name in BUNDLE_FILES}
     metrics = context.asset("calibrate", "metrics.json")
@@ -180,8 +182,16 @@ def _register(context: Context) -> None:
         version = tracking.register(
             run, files, digest_of_files(files), {**tags, **fitted}, _described(fitted)
         )
-    context.store.write(note, json.dumps({"version": version}).encode())
+    noted = {"version": version, "model": tracking.model}
+    context.store.write(note, json.dumps(noted).encode())
     context.say(f"  the bundle is version {version} of {tracking.model}, the champion")
+
+
+def _noted(context: Context) -> str:
+    """The model that the note says this bundle is a version of, "" where there is none."""
+    with suppress(FileNotFoundError, BadStudy):
+        return str(read_object(context.store, note_of(context), "remove it").get("model", ""))
+    return ""
 
 
 def _fitted(context: Context) -> dict[str, str]:

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from spineage.errors import BadStudy
 from spineage.flow import STAGES
@@ -15,6 +15,19 @@ from spineage.io.storage.pointers import read_object
 from spineage.io.storage.store import Store
 from spineage.run.progress import FOLDER, span
 
+MOST_SHOWN: Final = 6
+"""Workers of a kind, in a line for people."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One that has done this kind of work for so many scans of the run, the last one some seconds ago."""
+
+    work: str
+    worker: str
+    scans: int
+    heard_s: float
+
 
 @dataclass(frozen=True)
 class Status:
@@ -22,7 +35,8 @@ class Status:
 
     state: `works`, `died` (it holds its lease and is not heard of), or `ended`. done, faults (by code), left:
     scans of that run; already: scans that had their answer before. per_s, left_s: of a run that works.
-    workers: by kind of work. heard_s: since the run was last heard of, seconds by this machine's clock.
+    workers: by kind of work; crew: those that have done a scan. heard_s: since the run was last heard of,
+    seconds by this machine's clock.
     """
 
     stage: str
@@ -36,6 +50,7 @@ class Status:
     per_s: float | None = None
     left_s: float | None = None
     workers: dict[str, int] | None = None
+    crew: tuple[Worker, ...] = ()
 
     def line(self) -> str:
         """For people."""
@@ -51,6 +66,20 @@ class Status:
             told.append(", ".join(f"{n} x {work}" for work, n in self.workers.items()))
         told.append(f"{self.who}, heard of {span(self.heard_s)} ago")
         return "; ".join(told)
+
+    def crew_lines(self) -> Iterator[str]:
+        """Who does what, by kind of work; of many those that were not heard of for longest."""
+        if self.state != "works":
+            return
+        for work in dict.fromkeys(one.work for one in self.crew):
+            doing = [one for one in self.crew if one.work == work]
+            doing.sort(key=lambda one: -one.heard_s)
+            told = [
+                f"{one.worker} {one.scans} scans ({span(one.heard_s)} ago)"
+                for one in doing[:MOST_SHOWN]
+            ]
+            more = f", and {len(doing) - MOST_SHOWN} more" if len(doing) > MOST_SHOWN else ""
+            yield f"  {work}: {', '.join(told)}{more}"
 
 
 def look(store: Store, now: datetime.datetime | None = None) -> Iterator[Status]:
@@ -86,8 +115,15 @@ def _status(
     left = int(record["total"]) - done - sum(counts.values())
     return Status(
         stage, state, lease.describe(who), heard_s, done, counts, left, int(record["already"]),
-        float(record["per_s"]), float(record["left_s"]), record.get("workers"),
+        float(record["per_s"]), float(record["left_s"]), record.get("workers"), _crew(record, now),
     )  # fmt: skip
+
+
+def _crew(record: dict[str, Any], now: datetime.datetime) -> tuple[Worker, ...]:
+    return tuple(
+        Worker(str(one["work"]), str(one["worker"]), int(one["scans"]), _ago(one["seen"], now))
+        for one in record.get("crew", ())
+    )
 
 
 def _process(record: dict[str, Any] | None) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ import spineage
 from spineage.engine.jobs import Jobs
 from spineage.errors import BadStudy
 from spineage.flow import STAGES
+from spineage.run.entry import Stopped
 from spineage.study import Study
 from spineage.uris import digest_of_place, strip_logins
 
@@ -66,6 +67,8 @@ def submit(
         return 0
     try:
         return jobs.follow(name, _write)
+    except Stopped:
+        raise
     except KeyboardInterrupt:
         say(f"{name} goes on: the same command follows it again, and --stop ends it")
         return 130

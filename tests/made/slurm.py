@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on one machine: each has a network and a name, and both see one disk."""
+"""A real Slurm of two nodes on one machine: each has a name, a network and processes, both one disk."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -45,8 +46,9 @@ ON_NODE = """
 mount --bind {folder}/hosts /etc/hosts
 mount -t tmpfs none /sys/fs/cgroup
 hostname {node}
-exec "$@"
 """
+LIVES: Final = '"$@" & wait $!'
+"""The first process of a node: it takes in whom others leave behind, and all end with it."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ class Slurm:
     folder: Path
     spaces: dict[str, str]
 
-    def on(self, node: str, *command: str) -> list[str]:
-        """A command on one node."""
-        script = ON_NODE.format(folder=self.folder, node=node)
-        inside = ["unshare", "--mount", "--uts", "sh", "-ec", script, "sh", *command]
+    def on(self, node: str, *command: str, lives: bool = False) -> list[str]:
+        """A command on one node, or (lives) with all that it starts the node itself."""
+        script = ON_NODE.format(folder=self.folder, node=node) + (LIVES if lives else 'exec "$@"')
+        own = ["--pid", "--fork", "--kill-child", "--mount-proc"] if lives else []
+        inside = ["unshare", "--mount", "--uts", *own, "sh", "-ec", script, "sh", *command]
         return ["ip", "netns", "exec", self.spaces[node], *inside]
 
     def ask(self, *command: str, cwd: Path | None = None) -> str:
@@ -102,7 +105,9 @@ def require_slurm() -> None:
     """Skip where it is not installed, or networks cannot be made."""
     if missing := [program for program in PROGRAMS if not shutil.which(program, path=_path())]:
         pytest.skip(f"a real Slurm needs {', '.join(missing)} (Debian: slurmctld, slurmd, munge)")
-    if subprocess.run(["unshare", "--net", "--uts", "true"], check=False).returncode:
+    if subprocess.run(
+        ["unshare", "--net", "--uts", "--pid", "--fork", "true"], check=False
+    ).returncode:
         pytest.skip("this machine grants no networks of their own to nodes")
 
 
@@ -131,10 +136,11 @@ def running(folder: Path) -> Iterator[Slurm]:
         munge = [f"--{name}-file={folder}/munge/{name}" for name in files]
         socket = f"--socket={folder}/munge.sock"
         stack.enter_context(_daemon(["munged", "--foreground", "--force", socket, *munge], slurm))
-        stack.callback(_end_those_of, folder)
         stack.enter_context(_daemon(slurm.on("one", "slurmctld", "-D"), slurm))
         for node in NODES:
-            stack.enter_context(_daemon(slurm.on(node, "slurmd", "-D", "-N", node), slurm))
+            stack.enter_context(
+                _daemon(slurm.on(node, "slurmd", "-D", "-N", node, lives=True), slurm)
+            )
         until = time.monotonic() + 60
         while _num_idle(slurm) < len(NODES):
             assert time.monotonic() < until, (folder / "log").read_text()[-4000:]
@@ -184,15 +190,6 @@ def _daemon(command: list[str], slurm: Slurm) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _end_those_of(folder: Path) -> None:
-    """What a job left behind has the place of this Slurm's settings in its environment."""
-    mark = f"SLURM_CONF={folder}/slurm.conf".encode()
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if mark in entry.read_bytes().split(b"\0"):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 def checkout(folder: Path) -> Path:

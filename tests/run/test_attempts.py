@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,25 @@ from spineage.run.counts import Counts
 from spineage.stages.segment import MASKS
 from spineage.study import study_from
 from tests.chaos.population import mask_of
+from tests.made.clusters import ROOT
 from tests.made.fakes import Buggy, WriteLines
 from tests.made.toy_study import pin_upstream
 
 KEY = ("a", "d")
+KILLED = """
+import sys
+from pathlib import Path
+from spineage.engine.rows import Step
+from spineage.engine.tally import Manifest
+from spineage.run import fill
+from spineage.stages.segment import MASKS
+from tests.made.fakes import Double, WriteLines
+from tests.run.test_attempts import context_of
+
+context, _ = context_of(Path(sys.argv[1]), is_alone=True)
+rows = Manifest([{"scan_id": "kill", "source_digest": "d", "value": 1}])
+fill.fill(context, "segment", MASKS, rows, [Step(Double)], Step(WriteLines, {"folder": sys.argv[1]}))
+"""
 FOLDER = "segment/toy-segment"
 
 
@@ -44,6 +61,41 @@ def test_runs_are_counted_one_by_one(tmp_path: Path) -> None:
         found = Attempts(store, FOLDER)
         assert found.given_up(after=runs) == {KEY: "crashed"}
         assert not found.given_up(after=runs + 1)
+
+
+def test_a_scan_at_work_when_its_process_died_counts_as_crashed(tmp_path: Path) -> None:
+    store, other = Store(str(tmp_path)), ("b", "d")
+    for runs in (1, 2):
+        died = Attempts(store, FOLDER, "1-of-2")
+        died.begin(other)
+        died.begin(KEY)  # and no word after it
+        assert Attempts(store, FOLDER, "1-of-2").given_up(after=runs) == {KEY: "crashed"}
+    ended = Attempts(store, FOLDER, "1-of-2")
+    ended.forget({KEY})
+    ended.begin(KEY)
+    ended.add({})
+    assert not Attempts(store, FOLDER).given_up(after=1)
+
+
+def test_who_tries_a_share_again_forgets_no_other_share(tmp_path: Path) -> None:
+    store, other = Store(str(tmp_path)), ("b", "d")
+    Attempts(store, FOLDER).add({KEY: "bug", other: "bug"})
+    Attempts(store, FOLDER, "2-of-2").add({other: "crashed"})
+    Attempts(store, FOLDER, "1-of-2").forget({KEY})
+    assert Attempts(store, FOLDER).given_up(after=1).keys() == {other}
+
+
+def test_without_ray_a_scan_that_kills_the_process_is_left_alone_after_some_runs(
+    tmp_path: Path,
+) -> None:
+    alone = [sys.executable, "-c", KILLED, str(tmp_path)]
+    for _ in range(2):
+        died = subprocess.run(alone, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert died.returncode == 139, died.stderr
+    context, said = context_of(tmp_path)
+    scans = pd.DataFrame({"scan_id": ["kill", "well"], "source_digest": "d"})
+    assert list(fill.missing(context, "segment", MASKS, scans)["scan_id"]) == ["well"]
+    assert "1 scans are left alone, which failed in 2 runs (1 crashed)" in said[-1]
 
 
 def test_another_program_tries_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,28 @@ def test_a_run_at_work_says_how_far_it_is_and_who_it_is(tmp_path: Path) -> None:
     assert ended.state == "ended"
 
 
+def test_who_works_on_what_is_told_those_first_that_are_silent(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with held(store, ADDRESS, print):
+        say = Progress(store, "score", ADDRESS, already=0, total=20)
+        for worker, num in (("one/7", 3), ("two/8", 2)):
+            for _ in range(num):
+                say.see("draw", worker)
+        for n in range(8):
+            say.see("decode", f"one/{n}")
+        say({"ok": 20}, 20)
+        (status,) = look(store, datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=1))
+    assert {(w.work, w.worker, w.scans) for w in status.crew if w.work == "draw"} == {
+        ("draw", "one/7", 3), ("draw", "two/8", 2),
+    }  # fmt: skip
+    draw, decode = status.crew_lines()
+    assert draw.startswith("  draw: ")
+    assert "two/8 2 scans (1 min" in draw
+    assert decode.endswith(", and 2 more")
+    (ended,) = look(store)
+    assert not list(ended.crew_lines()), "nobody works"
+
+
 def test_stages_that_a_run_fills_in_are_no_runs_of_their_own(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with held(store, ADDRESS, print), held(store, "segment/0123456789abcdef", print):

@@ -81,6 +81,7 @@ def test_a_job_is_planned_submitted_watched_stopped_and_finished(
     told = subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "score: at work" in told.stdout
     assert "Ray job" in told.stdout
+    assert re.search(r"^  draw: \S+/\d+ \d+ scans", told.stdout, re.MULTILINE), told.stdout
     first.send_signal(signal.SIGINT)  # who watches leaves; the job goes on
     said, _ = first.communicate(timeout=60)
     assert first.returncode == 130
