@@ -59,9 +59,10 @@ class Image:
     def run(self, *command: str) -> str:
         """In the root, as the user and in the folder of now. AssertionError with its last words."""
         mounts = [f"mount --bind {place} {self.root}{place}" for place in self.shared]
+        settings = [f"{name}={value}" for name, value in self.environment.items()]
         inside = shlex.join(
-            ["chroot", f"--userspec={self.user}:{self.user}", str(self.root), "sh", "-c",
-             f"cd {self.folder} && exec \"$@\"", "sh", *command]
+            ["chroot", f"--userspec={self.user}:{self.user}", str(self.root), "env", "-i", *settings,
+             "sh", "-c", f'cd {self.folder} && exec "$@"', "sh", *command]
         )  # fmt: skip
         mounts += [
             f"mount -t proc none {self.root}/proc",
@@ -70,7 +71,7 @@ class Image:
         ]
         ended = subprocess.run(
             ["unshare", "--mount", "sh", "-ec", "\n".join(mounts)],
-            env=self.environment, capture_output=True, text=True, check=False,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert ended.returncode == 0, (command, ended.stdout[-2000:] + ended.stderr[-4000:])
         return ended.stdout

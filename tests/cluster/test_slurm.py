@@ -40,6 +40,8 @@ def test_one_ray_cluster_of_two_nodes_scores_what_is_missing(
     found = slurm.ended(job)
     said = (here / f"slurm-{job}.out").read_text()
     assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), said[-4000:]
+    assert "unexpectedly" not in said, "the other node is ended before it takes alarm"
+    assert not list(here.glob(".spineage-code-*"))
     equals_undisturbed(demo, workspace)
     [rate] = set(workspace.rglob("rates/score/*.json")) - before
     assert json.loads(rate.read_text())["pace"]["cores"] == 2, "one core of each node"
@@ -55,6 +57,34 @@ def test_the_exit_code_of_the_job_is_that_of_slurm(slurm: Slurm, tmp_path: Path)
     said = (here / f"slurm-{job}.out").read_text()
     assert found["ExitCode"] == "2:0", said[-4000:]
     assert "none.yaml" in said
+
+
+def test_a_cancelled_job_lets_go_and_goes_on(slurm: Slurm, demo: Demo, tmp_path: Path) -> None:
+    here, workspace = checkout(tmp_path / "checkout"), tmp_path / "w"
+    with_new_exams(demo, workspace, every=2)
+    job = [
+        "--nodes=2", "--cpus-per-task=1", str(SCRIPTS / "symmetric.sh"), "jobs/rescore.py", "--study",
+        str(workspace / "study.yaml"),
+    ]  # fmt: skip
+    before = len(parts(workspace, "masks"))
+    first = slurm.submit(here, *job)
+    until = time.monotonic() + 180
+    while len(parts(workspace, "masks")) < before + 3:
+        assert time.monotonic() < until, [p.read_text()[-3000:] for p in here.glob("*.out")]
+        time.sleep(0.2)
+    slurm.ask("scancel", "--signal=TERM", "--batch", first)  # as a time limit does
+    ended = slurm.ended(first)
+    assert ended["JobState"] == "FAILED"
+    assert STOPPED in (here / f"slurm-{first}.out").read_text()
+    assert not list(workspace.glob("leases/**/*.json"))
+    masks = parts(workspace, "masks")
+    again = slurm.submit(here, *job)
+    assert slurm.ended(again)["ExitCode"] == "0:0", (here / f"slurm-{again}.out").read_text()[
+        -4000:
+    ]
+    after = parts(workspace, "masks")
+    assert masks == {path: after[path] for path in masks}, "nothing is done twice"
+    equals_undisturbed(demo, workspace)
 
 
 def test_an_array_without_ray_is_cancelled_submitted_again_and_merged(

@@ -19,8 +19,9 @@ pytestmark = pytest.mark.slow
 def submit(cluster: Cluster, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """README's line; a fresh head answers before its job agent has come up."""
     job = ["--", "python", "jobs/rescore.py", "--study", str(folder / "study.yaml")]
+    sent = ["--runtime-env", "jobs/runtime_env.yaml", "--working-dir", "."]
     for _ in range(20):
-        result = ray_job(cluster, "submit", "--working-dir", ".", *options, *job)
+        result = ray_job(cluster, "submit", *sent, *options, *job)
         if "No available agent" not in result.stdout + result.stderr:
             break
         time.sleep(3)
