@@ -15,16 +15,18 @@ umask 077
 RAY_AUTH_TOKEN="$("$python/python" -c 'import secrets; print(secrets.token_hex(32))')"
 export RAY_AUTH_TOKEN # of this job alone: srun hands it on, and nobody else has it
 # The other nodes notice a minute after the head that it is gone, with a log of alarm: srun ends them, and calls
-# that a failure, so the exit code is the job's own.
-code="$(mktemp -p "$PWD" .spineage-code-XXXXXX)"
+# that a failure, so the exit code is taken from the job itself. A time limit (SIGTERM) is told to the job alone, which
+# lets go of what it holds: srun would kill it.
+note="$(mktemp -p "$PWD" .spineage-job-XXXXXX)" # its process while it runs, then `ended CODE`
 srun --kill-on-bad-exit=1 --wait=5 "$python/ray" symmetric-run \
   --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus "${SLURM_CPUS_PER_TASK:-1}" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" \
-  -- bash -c '"$@"; echo $? >"$0"; exit "$(cat "$0")"' "$code" "$python/python" "$@" --ray "$head:$port" &
+  -- bash -c '"$@" & echo "$!" >"$0"; wait "$!"; code=$?; echo "ended $code" >"$0"; exit "$code"' \
+  "$note" "$python/python" "$@" --ray "$head:$port" &
 run=$!
-trap 'kill -TERM "$run"' TERM
+trap 'kill -TERM "$(cat "$note")" 2>/dev/null || kill -TERM "$run"' TERM
 ended=0
 while kill -0 "$run" 2>/dev/null; do wait "$run" && ended=0 || ended=$?; done
-if [ -s "$code" ]; then ended="$(cat "$code")"; fi
-rm -f "$code"
+if grep -q '^ended' "$note"; then ended="$(cut -d ' ' -f 2 "$note")"; fi
+rm -f "$note"
 exit "$ended"

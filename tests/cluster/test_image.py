@@ -50,7 +50,9 @@ class Image:
     root: Path
     shared: list[Path] = field(default_factory=list)
     environment: dict[str, str] = field(
-        default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+        default_factory=lambda: {
+            "PATH": "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+        }
     )
     folder: str = "/"
     user: str = "0"
