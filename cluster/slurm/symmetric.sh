@@ -17,7 +17,7 @@ export RAY_AUTH_TOKEN # of this job alone: srun hands it on, and nobody else has
 # The other nodes notice a minute after the head that it is gone, with a log of alarm: srun ends them, and calls
 # that a failure, so the exit code is taken from the job itself. A time limit (SIGTERM) is told to the job alone, which
 # lets go of what it holds: srun would kill it.
-note="$(mktemp -p "$PWD" .spineage-job-XXXXXX)" # its process while it runs, then `ended CODE`
+note="$(mktemp)" # on the head, where this runs too: its process while it runs, then `ended CODE`
 srun --kill-on-bad-exit=1 --wait=5 "$python/ray" symmetric-run \
   --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus "${SLURM_CPUS_PER_TASK:-1}" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" \
@@ -25,7 +25,7 @@ srun --kill-on-bad-exit=1 --wait=5 "$python/ray" symmetric-run \
   "$note" "$python/python" "$@" --ray "$head:$port" &
 run=$!
 trap 'kill -TERM "$(cat "$note")" 2>/dev/null || kill -TERM "$run"' TERM
-ended=0
+ended=1
 while kill -0 "$run" 2>/dev/null; do wait "$run" && ended=0 || ended=$?; done
 if grep -q '^ended' "$note"; then ended="$(cut -d ' ' -f 2 "$note")"; fi
 rm -f "$note"

@@ -117,7 +117,7 @@ class Jobs:
             if details.status.is_terminal():
                 break
             time.sleep(LOOK_S)
-        with suppress(*REFUSALS):  # what came after the tail was cut
+        with suppress(*REFUSALS, OSError):  # what came after the tail was cut
             write(self._client.get_job_logs(job)[num_written:])
         return _exit_code(details, write)
 
@@ -136,13 +136,14 @@ class Jobs:
     def _patient_details(self, job: str) -> JobDetails:
         """A dashboard that is away for a while ends no watch. BadStudy when it stays away."""
         deadline = time.monotonic() + AWAY_S
-        while True:
-            try:
-                return self._details(job)
-            except BadStudy as error:
-                if time.monotonic() > deadline:
-                    raise BadStudy(f"{error}; {job} goes on, if its cluster does") from None
-                time.sleep(LOOK_S)
+        with self._one_sentence():
+            while True:
+                try:
+                    return self._client.get_job_info(job)
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(LOOK_S)
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:

@@ -131,11 +131,11 @@ class Tally:
         for work, seconds in work_s.items():
             self.work_s[work] += seconds  # type: ignore[assignment]
             self.num_worked[work] += 1
-        for work, worker in (by or {}).items():
-            self.see(work, worker)
         if (scan_id, source_digest) in self.done:
             return
         self.done.add((scan_id, source_digest))
+        for work, worker in (by or {}).items():
+            self.see(work, worker)
         self.last = time.time()
         self.counts[code or "ok"] += 1
         if code:

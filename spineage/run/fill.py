@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -157,7 +158,8 @@ def fill(
             attempts.add(failed)
             raise
         except BaseException:  # it was stopped: that says nothing of the scan at work
-            attempts.add({})
+            with suppress(Exception):  # why it was stopped is worth more
+                attempts.add({})
             raise
     else:
         outcomes = run_rows(

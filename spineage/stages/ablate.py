@@ -82,7 +82,7 @@ def _train_all(context: Context, arms: list[dict[str, Any]]) -> None:
     tags = context.identity("ablate")
     with (
         tracking.running("ablate", context.folder("ablate"), params=params, tags=tags) as parent,
-        Nested(tracking, parent) as runs,
+        Nested(tracking, parent, context.say) as runs,
     ):
 
         def hear(trial: str, arm: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

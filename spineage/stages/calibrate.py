@@ -24,7 +24,7 @@ from spineage.io.models.bundle import (
     digest_of_files,
     mark_of,
 )
-from spineage.io.models.tracking import model_of, open_tracking, tracking_uri
+from spineage.io.models.tracking import MODEL, model_of, open_tracking, tracking_uri
 from spineage.io.storage import pointers
 from spineage.io.storage.pointers import read_object
 from spineage.run.context import Context, digest_of
@@ -188,9 +188,10 @@ def _register(context: Context) -> None:
 
 
 def _noted(context: Context) -> str:
-    """The model that the note says this bundle is a version of, "" where there is none."""
+    """The model that the note says this bundle is a version of, "" where there is none. Older notes name
+    none, when all models had one name."""
     with suppress(FileNotFoundError, BadStudy):
-        return str(read_object(context.store, note_of(context), "remove it").get("model", ""))
+        return str(read_object(context.store, note_of(context), "remove it").get("model", MODEL))
     return ""
 
 

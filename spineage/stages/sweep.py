@@ -69,7 +69,7 @@ def _search(context: Context) -> list[Outcome]:
     params = {"seed": study.seed, **study.recipe("sweep", "train")}
     with (
         tracking.running("sweep", folder, params=params, tags=tags) as parent,
-        Nested(tracking, parent) as runs,
+        Nested(tracking, parent, context.say) as runs,
     ):
 
         def hear(trial: str, drawn: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

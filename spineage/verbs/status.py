@@ -17,11 +17,13 @@ from spineage.run.progress import FOLDER, span
 
 MOST_SHOWN: Final = 6
 """Workers of a kind, in a line for people."""
+SILENT_AFTER_S: Final = 600.0
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One that has done this kind of work for so many scans of the run, the last one some seconds ago."""
+    """One that has done this kind of work for so many scans of the run, the last of which ended some seconds
+    ago, as the driver heard."""
 
     work: str
     worker: str
@@ -68,18 +70,24 @@ class Status:
         return "; ".join(told)
 
     def crew_lines(self) -> Iterator[str]:
-        """Who does what, by kind of work; of many those that were not heard of for longest."""
+        """Who does what, by kind of work: of those heard of lately so many, and how many were not."""
         if self.state != "works":
             return
         for work in dict.fromkeys(one.work for one in self.crew):
-            doing = [one for one in self.crew if one.work == work]
-            doing.sort(key=lambda one: -one.heard_s)
+            all_of_it = [one for one in self.crew if one.work == work]
+            lately = [one for one in all_of_it if one.heard_s <= SILENT_AFTER_S]
+            lately.sort(key=lambda one: one.heard_s)
             told = [
                 f"{one.worker} {one.scans} scans ({span(one.heard_s)} ago)"
-                for one in doing[:MOST_SHOWN]
+                for one in lately[:MOST_SHOWN]
             ]
-            more = f", and {len(doing) - MOST_SHOWN} more" if len(doing) > MOST_SHOWN else ""
-            yield f"  {work}: {', '.join(told)}{more}"
+            if len(lately) > MOST_SHOWN:
+                told.append(f"{len(lately) - MOST_SHOWN} more")
+            if num_silent := len(all_of_it) - len(lately):
+                told.append(
+                    f"{num_silent} not heard of for {span(SILENT_AFTER_S)}: gone, or at one scan"
+                )
+            yield f"  {work}: {', '.join(told)}"
 
 
 def look(store: Store, now: datetime.datetime | None = None) -> Iterator[Status]:

@@ -107,9 +107,9 @@ def _as_pip_is_set_here(image: Image) -> None:
     lines = re.findall(r"^(?:global|:env:)\.([\w-]+)='(.*)'$", settings, re.MULTILINE)
     text = "[global]\n" + "".join(f"{name} = {value}\n" for name, value in dict(lines).items())
     (image.root / "etc/pip.conf").write_text(text)
-    for place in sorted(
-        {Path(found) for found in re.findall(r"(?:file://|\s|=\s)(/[\w./-]+)", text)}
-    ):
+    named = {Path(found) for found in re.findall(r"(?:file://|\s|=\s)(/[\w./-]+)", text)}
+    # an index refers to files beside it
+    for place in sorted({one.parent if one.name == "simple" else one for one in named}):
         inside = image.root / str(place)[1:]
         if place.is_dir():
             inside.mkdir(parents=True, exist_ok=True)

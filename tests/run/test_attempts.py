@@ -85,6 +85,33 @@ def test_who_tries_a_share_again_forgets_no_other_share(tmp_path: Path) -> None:
     assert Attempts(store, FOLDER).given_up(after=1).keys() == {other}
 
 
+def test_shares_that_are_tried_again_at_once_all_forget(tmp_path: Path) -> None:
+    store, other = Store(str(tmp_path)), ("b", "d")
+    Attempts(store, FOLDER).add({KEY: "bug", other: "bug"})
+    one, two = (Attempts(store, FOLDER, f"{n}-of-2") for n in (1, 2))
+    one.forget({KEY})
+    two.forget({other})
+    one.begin(("c", "d"))
+    one.add({})
+    two.add({})
+    assert not Attempts(store, FOLDER).given_up(after=1)
+    two.add({other: "crashed"})
+    assert Attempts(store, FOLDER).given_up(after=1) == {other: "crashed"}
+
+
+def test_the_scan_that_another_share_is_at_counts_for_nobody_else(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for _ in range(3):
+        at_work = Attempts(store, FOLDER, "1-of-2")
+        at_work.begin(KEY)
+        beside = Attempts(store, FOLDER, "2-of-2")
+        assert KEY not in beside.given_up(after=1)
+        beside.begin(("b", "d"))
+        beside.add({("b", "d"): "deadline"})
+        at_work.add({})  # stopped: it says nothing of the scan
+    assert Attempts(store, FOLDER).given_up(after=1) == {("b", "d"): "deadline"}
+
+
 def test_without_ray_a_scan_that_kills_the_process_is_left_alone_after_some_runs(
     tmp_path: Path,
 ) -> None:
@@ -172,7 +199,7 @@ def test_a_bug_is_counted_apart_named_by_its_place_and_ends_the_run_with_1(
     assert "segment    2 segmented, 1 left" in out, "what is done is told first"
     assert "cuDNN" not in out + err
     kept = json.loads((tmp_path / FOLDER / "attempts.json").read_text())
-    assert kept["scans"] == [["bug", "d", 2, "bug"]]
+    assert [row[:4] for row in kept["scans"]] == [["bug", "d", 2, "bug"]]
 
 
 @pytest.mark.slow

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from spineage.io.storage import drafts, lease
 from spineage.io.storage.lease import held
 from spineage.io.storage.store import Store
 from spineage.run.progress import Progress, pace_of, span
-from spineage.verbs.status import look
+from spineage.verbs.status import Worker, look
 from tests.made.command_line import spineage
 
 ADDRESS = "score/0123456789abcdef"
@@ -31,7 +32,7 @@ def test_a_run_at_work_says_how_far_it_is_and_who_it_is(tmp_path: Path) -> None:
     assert ended.state == "ended"
 
 
-def test_who_works_on_what_is_told_those_first_that_are_silent(tmp_path: Path) -> None:
+def test_who_works_on_what_is_told(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with held(store, ADDRESS, print):
         say = Progress(store, "score", ADDRESS, already=0, total=20)
@@ -41,14 +42,21 @@ def test_who_works_on_what_is_told_those_first_that_are_silent(tmp_path: Path) -
         for n in range(8):
             say.see("decode", f"one/{n}")
         say({"ok": 20}, 20)
-        (status,) = look(store, datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=1))
+        now = datetime.datetime.now(datetime.UTC)
+        (status,) = look(store, now + datetime.timedelta(minutes=1))
+        (later,) = look(store, now + datetime.timedelta(minutes=11))
+    silent = Worker("draw", "one/7", 3, heard_s=700.0)
+    lines = list(replace(status, crew=(*status.crew, silent)).crew_lines())
+    assert lines[0].endswith("1 not heard of for 10 min: gone, or at one scan")
+    assert later.state == "died"
+    assert not list(later.crew_lines())
     assert {(w.work, w.worker, w.scans) for w in status.crew if w.work == "draw"} == {
         ("draw", "one/7", 3), ("draw", "two/8", 2),
     }  # fmt: skip
     draw, decode = status.crew_lines()
     assert draw.startswith("  draw: ")
     assert "two/8 2 scans (1 min" in draw
-    assert decode.endswith(", and 2 more")
+    assert decode.endswith(", 2 more")
     (ended,) = look(store)
     assert not list(ended.crew_lines()), "nobody works"
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,12 +68,13 @@ def run_grid(
     at_once = [have.get(kind, 0.0) // (need.workers * n) for kind, n in takes if n]
     own: dict[str, float] = {"CPU": 0, "memory": WAITING_BYTES} if inside else {"CPU": 1}
     tuner = tune.Tuner(
-        tune.with_resources(_of_configs(trial), own),
-        param_space={"config": tune.grid_search(list(configs))},
+        tune.with_resources(tune.with_parameters(_of_configs(trial), configs=list(configs)), own),
+        # a number: Tune writes and sends what is drawn beside every report
+        param_space={"number": tune.grid_search(list(range(len(configs))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=max(1, int(min(at_once)))),
-        run_config=_run_config(storage, name, len(configs), say, _of_grid(hear)),
+        run_config=_run_config(storage, name, len(configs), say, _of_grid(hear, configs)),
     )
-    _raise_first(tuner.fit())
+    _raise_first(_fit(tuner))
 
 
 def search(
@@ -123,7 +126,7 @@ def search(
             ),
             run_config=run_config,
         )
-    results = _raise_first(tuner.fit())
+    results = _raise_first(_fit(tuner))
     ended = [results[i] for i in range(len(results))]
     told = [(one.config or {}, one.metrics or {}) for one in ended]
     return [
@@ -136,10 +139,10 @@ def search(
     ]
 
 
-def _of_configs(trial: Trial) -> Callable[[dict[str, Any]], None]:
-    def run(drawn: dict[str, Any]) -> None:
+def _of_configs(trial: Trial) -> Callable[..., None]:
+    def run(drawn: dict[str, Any], configs: Sequence[dict[str, Any]]) -> None:
         with in_a_sentence("a trial"):
-            trial(drawn["config"], tune.report)
+            trial(configs[drawn["number"]], tune.report)
 
     return run
 
@@ -178,9 +181,9 @@ class _Progress(tune.Callback):
             _listeners[self._name][1](str(trial.trial_id), trial.config, metrics)
 
 
-def _of_grid(hear: Hear) -> Hear:
+def _of_grid(hear: Hear, configs: Sequence[dict[str, Any]]) -> Hear:
     """With the configuration as it was given."""
-    return lambda trial, config, metrics: hear(trial, config["config"], metrics)
+    return lambda trial, drawn, metrics: hear(trial, configs[drawn["number"]], metrics)
 
 
 def _run_config(
@@ -188,9 +191,22 @@ def _run_config(
 ) -> tune.RunConfig:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
+    # it would swallow an interrupt, and end as if all were well with what there is
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     _listeners[name] = say, hear
     callbacks: list[Any] = [_Progress(name, total)]
     return tune.RunConfig(name=name, storage_path=storage, verbose=0, callbacks=callbacks)
+
+
+def _fit(tuner: tune.Tuner) -> tune.ResultGrid:
+    """Tune takes a signal for itself that the lease listens to, and does not give it back."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        return tuner.fit()
+    finally:
+        if is_main:
+            signal.signal(signal.SIGUSR1, before)
 
 
 def _raise_first(results: tune.ResultGrid) -> tune.ResultGrid:

@@ -161,10 +161,21 @@ class Tracking:
         """Log the steps of a history that the run has not: of a killed process it may have some."""
         if not history:
             return
-        name = next(iter(history[0][1]))
-        with _one_sentence(self.uri):
-            known = {metric.step for metric in self._client.get_metric_history(run_id, name)}
+        known = self.steps_of(run_id, next(iter(history[0][1])))
         self.log_history(run_id, [row for row in history if row[0] not in known])
+
+    def steps_of(self, run_id: str, name: str) -> set[int]:
+        """The steps at which a run has this metric."""
+        with _one_sentence(self.uri):
+            return {metric.step for metric in self._client.get_metric_history(run_id, name)}
+
+    def answers(self) -> bool:
+        """Whether MLflow is there, which is asked within seconds."""
+        try:
+            check(self.uri)
+        except BadStudy:
+            return False
+        return True
 
     def log_files(self, run_id: str, files: Mapping[str, bytes], folder: str = "") -> None:
         """Keep files with the run. Raises BadStudy when it keeps them on a server of somebody else."""

@@ -68,10 +68,15 @@ def test_those_that_had_not_ended_end_as_the_whole_does(
 
 def test_a_run_of_before_goes_on(tracking: Tracking) -> None:
     parent = tracking.open_run("sweep", "sweep/0")
-    for step in (1, 2):
+    for first in (1, 2):  # a killed training goes on some epochs before the last that it told
         with Nested(tracking, parent) as runs:
-            runs.tell("sweep/0/a", "a", {}, {"loss": 1.0}, step)
-    assert history(tracking, runs_of(tracking)["a"]) == [(1, 1.0), (2, 1.0)]
+            for step in range(first, first + 3):
+                runs.tell("sweep/0/a", "a", {}, {"loss": 1 / step}, step)
+            runs.tell("sweep/0/a", "a", {}, {"test": 1.0}, first + 2)
+    found = runs_of(tracking)["a"]
+    assert history(tracking, found) == [(step, 1 / step) for step in (1, 2, 3, 4)]
+    told = tracking._client.get_metric_history(found.info.run_id, "test")
+    assert [metric.step for metric in told] == [3, 4]
 
 
 def test_mlflow_that_is_away_is_not_asked_at_each_report_and_hears_all_when_it_is_back(
@@ -81,14 +86,15 @@ def test_mlflow_that_is_away_is_not_asked_at_each_report_and_hears_all_when_it_i
     now = [0.0]
     monkeypatch.setattr(nested.time, "monotonic", lambda: now[0])
 
-    def away(name: str, address: str, **_: Any) -> str:
-        asked.append(address)
+    def away(run: str, params: Any) -> None:
+        asked.append(run)
         raise BadStudy("it is away")
 
     parent = tracking.open_run("sweep", "sweep/0")
     with Nested(tracking, parent) as runs:
         with monkeypatch.context() as patch:
-            patch.setattr(tracking, "open_run", away)
+            patch.setattr(tracking, "log_params", away)
+            patch.setattr(tracking, "answers", lambda: False)
             for step in range(1, 51):
                 runs.tell("sweep/0/a", "a", {"rate": 1}, {"loss": 1 / step}, step)
             assert len(asked) == 1
@@ -102,6 +108,7 @@ def test_mlflow_that_is_away_is_not_asked_at_each_report_and_hears_all_when_it_i
         found = runs_of(tracking)
         assert history(tracking, found["a"]) == [(s, 1 / s) for s in range(1, 51)]
         assert found["a"].info.status == "FINISHED"
+        assert found["a"].data.params == {"rate": "1"}
         assert history(tracking, found["b"]) == [(1, 1.0), (2, 2.0)]
         runs.end("sweep/0/b")
 
@@ -114,5 +121,18 @@ def test_what_never_came_back_stops_nothing(
 
     parent = tracking.open_run("sweep", "sweep/0")
     monkeypatch.setattr(tracking, "open_run", away)
+    said: list[str] = []
+    with Nested(tracking, parent, said.append) as runs:
+        runs.tell("sweep/0/a", "a", {}, {"loss": 1.0}, 1)
+    assert said == ["  MLflow did not take what 1 runs within this one had to tell"]
+
+
+def test_a_run_that_mlflow_refuses_keeps_no_other_back(tracking: Tracking) -> None:
+    parent = tracking.open_run("sweep", "sweep/0")
     with Nested(tracking, parent) as runs:
         runs.tell("sweep/0/a", "a", {}, {"loss": 1.0}, 1)
+        tracking._client.delete_run(runs_of(tracking)["a"].info.run_id)  # on its page
+        runs.tell("sweep/0/a", "a", {}, {"loss": 1.0}, 2)
+        runs.tell("sweep/0/b", "b", {}, {"loss": 1.0}, 1)
+        runs.end("sweep/0/b")
+    assert runs_of(tracking)["b"].info.status == "FINISHED"
