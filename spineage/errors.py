@@ -17,6 +17,7 @@ FAULTS: dict[str, str] = {
     "not_unpacked": "an archive, whose members are not read; unpack it beside the other files",
     "too_large": "the file declares, or unpacks to, more than any exam holds; look at where it comes from",
     "link": "a link to a folder or out of the input, which is not followed; name its target as input",
+    "hidden": "a hidden folder (its name begins with a dot), which is no input; nothing to do",
     "special_file": "a pipe, socket or device, which is never opened; nothing to do",
     "unreadable": "the header cannot be parsed; copy or export the file again",
     "truncated": "the file ends before its data do; copy it again",
@@ -26,6 +27,10 @@ FAULTS: dict[str, str] = {
     "not_mr": "modality is not MR",
     "not_sagittal": "slices are not sagittal (within 30 degrees)",
     "not_t2": "echo and repetition times, or the description, are not those of a T2-weighted scan",
+    "water_only": "the water image of a Dixon acquisition: a fat-suppressed T2, with dark marrow; give the "
+    "in-phase image",
+    "fat_only": "the fat image of a Dixon acquisition; give the in-phase image",
+    "opposed_phase": "the opposed-phase image of a Dixon acquisition; give the in-phase image",
     "not_spine": "the part of the body, or the field of view, is not the spine",
     "localizer": "a localizer",
     "not_an_image": "phase, field map, secondary capture, colour or other derived map",
@@ -36,6 +41,7 @@ FAULTS: dict[str, str] = {
     "slice_gap": "slice positions are not evenly spaced: a slice is missing or doubled",
     "sheared": "slices are not stacked along their normal",
     "no_geometry": "position, orientation or spacing is missing from the header",
+    "geometry_conflict": "sform and qform of a NIfTI file put it at two places; set both to the right one",
     "bad_values": "pixels are NaN, infinite or constant",
     "bad_pixels": "pixel data cannot be decoded, or disagree with the header",
     "two_people": "one id whose headers differ in sex, birth or age, or a label of two data sets; correct "

@@ -27,7 +27,15 @@ from spineage.io.files.listing import open_beside, open_bytes
 from spineage.io.files.seals import check_seal, seal_of
 from spineage.io.people.identity import Keyed
 from spineage.io.people.labels import data_set_above, data_set_beside
-from spineage.science.scan.series import About, Header, Physics, milliseconds_of, modality_of
+from spineage.science.scan.series import (
+    FAT_SUPPRESSION,
+    IMAGE_TYPES,
+    About,
+    Header,
+    Physics,
+    milliseconds_of,
+    modality_of,
+)
 from spineage.science.scan.slices import SliceGrid
 from spineage.science.scan.words import words_in
 
@@ -38,6 +46,8 @@ BESIDE_BYTES: Final = 1 << 20  # what may follow the voxels
 MAX_LABELS: Final = 32  # a label image has few values; MR has hundreds
 MAX_SAME: Final = 0.7  # share of voxels equal to their neighbour: labels 0.8 and more, MR below 0.1
 HOUNSFIELD_AIR: Final = -200.0  # MR magnitudes are not negative; resampling overshoots by far less
+MAX_APART_MM: Final = 5.0
+"""Of a corner by sform and by qform: quaternions are rounded, an sform may hold a gantry's shear."""
 SPACE_AND_TIME_UNITS: Final = {1: 1000.0, 2: 1.0, 3: 0.001}  # metres, millimetres, micrometres
 
 
@@ -45,17 +55,14 @@ def read_header(stream: BinaryIO, location: str, name: str, file_id: str, keyed:
     """What a NIfTI file says about its volume. Reads the voxels once, for their values.
 
     stream: the file at `location`, at its start; name: the path below the input folder.
-    Raises BadScan unreadable, truncated, too_large, no_geometry, bad_pixels.
+    Raises BadScan unreadable, truncated, too_large, no_geometry, geometry_conflict, bad_pixels.
     """
     raw = read_at_most(stream, MAX_BYTES)
     content = seal_of([raw], keyed.seal_key)
     image = _parsed(raw)
     sidecar = _sidecar(location)
     stem = _stem(name)
-    described = (
-        str(sidecar.get(key, ""))
-        for key in ("SeriesDescription", "ProtocolName", "BodyPartExamined")
-    )
+    described = (str(sidecar.get(key, "")) for key in ("SeriesDescription", "ProtocolName"))
     about = _about(name, content, keyed, sidecar)
     return Header(
         file_id=file_id,
@@ -66,9 +73,11 @@ def read_header(stream: BinaryIO, location: str, name: str, file_id: str, keyed:
         about=about,
         physics=_physics(sidecar),
         words=words_in(_described_by_name(stem), *described),
+        body_part=words_in(str(sidecar.get("BodyPartExamined", ""))),
         grid=_grid(image),
         echo_ms=_echo_ms(sidecar, image),
         value_fault=_value_fault(image),
+        chunk_of=_chunk_of(stem, about, keyed),
     )
 
 
@@ -145,17 +154,60 @@ def _silently() -> Iterator[None]:
 
 
 def _grid(image: Any) -> SliceGrid:
-    """sform, else qform, in millimetres. Raises BadScan no_geometry when neither says where it is."""
+    """In millimetres: by the sform, else by the qform. An sform that is not invertible stands behind a sound
+    qform; two sound ones must agree.
+
+    Raises BadScan no_geometry when neither says where it is, geometry_conflict when they disagree.
+    """
     header = image.header
-    if not int(header["sform_code"]) and not int(header["qform_code"]):
+    codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
+    said = [name for name, code in codes.items() if code > 0]
+    if not said:
         raise BadScan("no_geometry", "neither sform nor qform says where the volume lies")
-    affine = np.array(image.affine, dtype=np.float64)
     scale = SPACE_AND_TIME_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
-    affine[:3] *= scale
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise BadScan("no_geometry", "the affine is not invertible")
-    i, j, k = image.shape[:3]
-    return SliceGrid((int(i), int(j), int(k)), affine)
+    affines = {}
+    for name in said:
+        affine = np.array(_form(image, name), dtype=np.float64)
+        affine[:3] *= scale
+        if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) >= 1e-6:
+            affines[name] = affine
+    if not affines:
+        raise BadScan("no_geometry", f"the affine is not invertible ({' and '.join(said)})")
+    i, j, k = (int(n) for n in image.shape[:3])
+    if len(affines) == 2:
+        _require_agreement(affines["sform"], affines["qform"], (i, j, k), codes)
+    return SliceGrid((i, j, k), next(iter(affines.values())))
+
+
+def _form(image: Any, name: str) -> Any:
+    """The affine of the sform or the qform; NaN where nibabel can make none of a damaged quaternion."""
+    with _silently():
+        try:
+            return image.header.get_sform() if name == "sform" else image.header.get_qform()
+        except Exception:  # nibabel raises several types
+            return np.full((4, 4), np.nan)
+
+
+def _require_agreement(
+    sform: NDArray[np.float64],
+    qform: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    codes: dict[str, int],
+) -> None:
+    """Raises BadScan geometry_conflict when the one puts a corner of the volume elsewhere than the other."""
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+    corners[:, :3] *= np.array(shape) - 1
+    apart_mm = float(np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max())
+    if apart_mm > MAX_APART_MM:
+        axes = [form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform)]
+        cosines = np.clip((axes[0] * axes[1]).sum(axis=0), -1, 1)
+        degrees = float(np.degrees(np.arccos(cosines)).max())
+        raise BadScan(
+            "geometry_conflict",
+            f"sform (code {codes['sform']}) and qform (code {codes['qform']}) put a corner {apart_mm:.0f} mm "
+            f"apart and axes {degrees:.0f} degrees; at most {MAX_APART_MM:g} mm is expected: set both to "
+            "the right one",
+        )
 
 
 def _voxels(image: Any) -> NDArray[np.float32]:
@@ -216,11 +268,18 @@ def _physics(sidecar: dict[str, Any]) -> Physics:
     sequence = str(sidecar.get("ScanningSequence", "")).upper()
     return Physics(
         modality=modality_of(str(sidecar.get("Modality", "MR"))),
+        image_type=_terms(sidecar.get("ImageType")) & IMAGE_TYPES,
         sequence=frozenset(re.findall(r"SE|GR|EP|IR", sequence)),
         repetition_ms=_milliseconds(sidecar.get("RepetitionTime")),
         inversion_ms=_milliseconds(sidecar.get("InversionTime")),
-        is_fat_suppressed="FS" in str(sidecar.get("ScanOptions", "")).upper().split("\\"),
+        is_fat_suppressed=bool(_terms(sidecar.get("ScanOptions")) & FAT_SUPPRESSION),
     )
+
+
+def _terms(value: Any) -> frozenset[str]:
+    """Of a list, or of a text with backslashes between, as converters write either."""
+    texts = value if isinstance(value, list) else str(value or "").split("\\")
+    return frozenset(str(text).strip().upper() for text in texts)
 
 
 def _echo_ms(sidecar: dict[str, Any], image: Any) -> float | None:
@@ -239,14 +298,14 @@ def _milliseconds(seconds: Any) -> float | None:
 
 
 def _described_by_name(stem: str) -> str:
-    """The name itself; of a BIDS name the suffix and what `acq-`, `desc-` and `part-` say.
+    """The name itself; of a BIDS name the suffix and what `acq-`, `desc-`, `part-` and `rec-` say.
 
     Other BIDS entities number things (`label-6`) and would be taken for words.
     """
     parts = stem.split("_")
     if not parts[0].startswith("sub-"):
         return stem
-    spoken = [part for part in parts if part.startswith(("acq-", "desc-", "part-"))]
+    spoken = [part for part in parts if part.startswith(("acq-", "desc-", "part-", "rec-"))]
     return " ".join([*(part.split("-", 1)[1] for part in spoken), parts[-1]])
 
 
@@ -266,6 +325,12 @@ def _about(name: str, content: str, keyed: Keyed, sidecar: dict[str, Any]) -> Ab
         label_of=keyed.data_set(person_id, _data_set(name, who)) if person else None,
         field_tesla=float(field) if isinstance(field, int | float) and 0 < field < 20 else None,
     )
+
+
+def _chunk_of(stem: str, about: About, keyed: Keyed) -> str | None:
+    """BIDS: files that differ in nothing but `chunk-` are parts of one acquisition, such as stations."""
+    whole, num = re.subn(r"_chunk-[^_]+", "", stem)
+    return keyed.series(f"chunks:{about.person_id}:{about.label_of}:{whole}") if num else None
 
 
 def _data_set(name: str, label: str) -> str:

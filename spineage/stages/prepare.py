@@ -26,7 +26,7 @@ from spineage.stages.segment import VOXELS, AssembleStep, assemble_kwargs
 from spineage.study import Prepare, Study
 from spineage.tables import KEY, MASKS, TENSORS
 
-SCHEMA = 1  # raise it when the same scan and mask give another tensor
+SCHEMA = 2  # raise it when the same scan and mask give another tensor
 Row = dict[str, Any]
 
 

@@ -27,7 +27,7 @@ from spineage.segmenter.folder import read_manifest, require_usable
 from spineage.study import Study
 from spineage.tables import KEY, MASKS
 
-SCHEMA = 4  # raise it when the same volume and weights give other masks
+SCHEMA = 5  # raise it when the same volume and weights give other masks
 VOXELS = "voxels"
 LABELS = "labels"
 LOCATIONS = ("stations_json", "seal_key")

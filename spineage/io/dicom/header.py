@@ -41,10 +41,12 @@ from spineage.io.people.labels import data_set_above, is_label
 from spineage.science.people.age import age_between, age_from_text
 from spineage.science.people.sex import sex_of
 from spineage.science.scan.series import (
+    FAT_SUPPRESSION,
     IMAGE_TYPES,
     About,
     Header,
     Physics,
+    dixon_part,
     milliseconds_of,
     modality_of,
 )
@@ -137,6 +139,7 @@ class Claim:
     order: str
     needs: int
     sop_class: str
+    syntax: str
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class Parsed:
 def _parsed(stream: BinaryIO, head: bytes, size: int, keyed: Keyed, exam_key: str) -> Parsed:
     """By pydicom, its pixels checked; the next slices of the series will be known by it."""
     dataset, num_bytes = _parse(stream, head, size)
-    object_uid = id_of(dataset, "SOPInstanceUID")
+    object_uid = id_of(dataset, "SOPInstanceUID") or _meta(dataset, "MediaStorageSOPInstanceUID")
     claim = _claim_of(dataset)
     if not claim.sop_class or not object_uid:
         raise BadScan("unreadable", "the header ends before it says what the object is")
@@ -257,7 +260,16 @@ def _elements(stream: BinaryIO) -> Dataset:
 def _claim_of(dataset: Dataset) -> Claim:
     syntax = text_of(getattr(dataset, "file_meta", None), "TransferSyntaxUID")
     order = ">" if syntax == BIG_ENDIAN else "<"
-    return Claim(order, _uncompressed_bytes(dataset), text_of(dataset, "SOPClassUID"))
+    return Claim(order, _uncompressed_bytes(dataset), _sop_class(dataset), syntax)
+
+
+def _sop_class(dataset: Dataset) -> str:
+    return text_of(dataset, "SOPClassUID") or _meta(dataset, "MediaStorageSOPClassUID")
+
+
+def _meta(dataset: Dataset, keyword: str) -> str:
+    """What the file meta says where an anonymiser has emptied the object's own attribute."""
+    return text_of(getattr(dataset, "file_meta", None), keyword)
 
 
 def _check_pixels_are_there(stream: BinaryIO, claim: Claim, num_bytes: int, size: int) -> None:
@@ -272,6 +284,8 @@ def _check_pixels_are_there(stream: BinaryIO, claim: Claim, num_bytes: int, size
     length = struct.unpack(f"{claim.order}I", start[8:12] if has_vr else start[4:8])[0]
     stream.seek(num_bytes + (12 if has_vr else 8))
     if length == UNDEFINED:
+        if not claim.syntax:
+            raise BadScan("bad_pixels", "compressed pixels, and no transfer syntax that says how")
         _check_fragments(stream, size)
         return
     if stream.tell() + length > size:
@@ -319,25 +333,33 @@ def _header(dataset: Dataset, object_uid: str, keyed: Keyed, exam_key: str) -> H
     exam_raw = id_of(dataset, exam_key) or study_uid
     frames = frames_of(dataset)
     series_uid = id_of(dataset, "SeriesInstanceUID")
-    about = _about(dataset, keyed, exam_raw, study_uid)
+    image_type = terms_of(dataset, "ImageType") & IMAGE_TYPES
+    about, physics = _about(dataset, keyed, exam_raw, study_uid), _physics(dataset)
     return Header(
         file_id="",
         kind="dicom",
-        series_id=keyed.series(f"{about.person_id}:{series_uid or object_uid}"),
+        series_id=keyed.series(
+            f"{about.person_id}:{series_uid or object_uid}{_part_of(image_type, physics)}"
+        ),
         object_id="",
         digest="",
         about=about,
-        physics=_physics(dataset),
-        words=words_in(
-            *(
-                text_of(dataset, k)
-                for k in ("SeriesDescription", "ProtocolName", "BodyPartExamined")
-            )
-        ),
+        physics=physics,
+        words=words_in(*(text_of(dataset, k) for k in ("SeriesDescription", "ProtocolName"))),
+        body_part=words_in(text_of(dataset, "BodyPartExamined")),
         study_words=words_in(text_of(dataset, "StudyDescription")),
         frames=frames,
         echo_ms=frames[0].echo_ms,
     )
+
+
+def _part_of(image_type: frozenset[str], physics: Physics) -> str:
+    """Of a series that holds several images of a Dixon acquisition each is a series of its own, and so are
+    screenshots among its slices."""
+    if physics.is_colour:
+        return ":picture"
+    part = dixon_part(image_type, frozenset())
+    return f":{part}" if part not in ("", "in phase") else ""
 
 
 def _physics(dataset: Dataset) -> Physics:
@@ -357,7 +379,7 @@ def _physics(dataset: Dataset) -> Physics:
         modality=modality_of(text_of(dataset, "Modality")),
         is_colour=(number_of(dataset, "SamplesPerPixel") or 1) > 1
         or not photometric.startswith("MONOCHROME")
-        or text_of(dataset, "SOPClassUID").startswith(SECONDARY_CAPTURE),
+        or _sop_class(dataset).startswith(SECONDARY_CAPTURE),
         image_type=terms_of(dataset, "ImageType") & IMAGE_TYPES,
         sequence=frozenset(sequence),
         repetition_ms=milliseconds_of(
@@ -367,7 +389,7 @@ def _physics(dataset: Dataset) -> Physics:
             _inversion(groups.numbers("MRModifierSequence", "InversionTimes", 1))
             or number_of(dataset, "InversionTime")
         ),
-        is_fat_suppressed="FS" in terms_of(dataset, "ScanOptions")
+        is_fat_suppressed=bool(terms_of(dataset, "ScanOptions") & FAT_SUPPRESSION)
         or bool(suppressed & {"FAT", "WATER", "FAT_AND_WATER"})
         or "WATER" in excited,
         has_text_burned_in=text_of(dataset, "BurnedInAnnotation").strip().upper() == "YES",

@@ -9,9 +9,16 @@ from typing import Any, Final
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import UID, JPEGLSTransferSyntaxes, RLELossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
 
 from spineage.errors import BadScan
 from spineage.io.dicom.codestreams import check_codestreams
@@ -30,7 +37,8 @@ PIXEL_TAGS: Final = [
         for keyword in (
             "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope",
             "RescaleIntercept", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
-            "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+            "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelPaddingValue",
+            "PixelPaddingRangeLimit",
         )
     ),
 ]  # fmt: skip
@@ -52,7 +60,7 @@ def read_frames(
             check_seal(_seal_of_bytes(data, key), seal)
         dataset = _parse(data)
         frames = frames_of(dataset)
-        stored = _decode(dataset, frames)
+        stored = _without_padding(_decode(dataset, frames), dataset)
         own = items_of(dataset, "PerFrameFunctionalGroupsSequence")
         shared = item_of(dataset, "SharedFunctionalGroupsSequence")
         return {
@@ -84,9 +92,22 @@ def _seal_of_bytes(data: bytes, key: bytes) -> str:
 
 def _parse(data: bytes) -> Dataset:
     try:
-        return pydicom.dcmread(io.BytesIO(data), specific_tags=PIXEL_TAGS, force=True)
+        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=PIXEL_TAGS, force=True)
     except Exception as error:  # pydicom raises a dozen types; their texts quote values
         raise BadScan("unreadable", f"not to be parsed as DICOM ({type(error).__name__})") from None
+    if not _syntax(dataset):
+        _say_syntax(dataset)
+    return dataset
+
+
+def _say_syntax(dataset: Dataset) -> None:
+    """Of an object without file meta: the uncompressed syntax that it was parsed by. Compressed pixels
+    without a syntax never get here: their header is refused."""
+    is_implicit, is_little = dataset.original_encoding
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = FileMetaDataset()
+    explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
 
 
 def _decode(dataset: Dataset, frames: tuple[Frame, ...]) -> NDArray[np.generic]:
@@ -111,6 +132,21 @@ def _decode(dataset: Dataset, frames: tuple[Frame, ...]) -> NDArray[np.generic]:
             np.int64
         )  # dark is high: turn it over
     return stored.reshape(expected)
+
+
+def _without_padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Padding (PS3.3 C.7.5.1.1.2) is no signal, though it may be a value far from any: it becomes background,
+    the lowest of the others. Zero is background already."""
+    value, limit = (
+        number_of(dataset, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    )
+    if not value and not limit:
+        return stored
+    low, high = sorted((value or 0.0, (value or 0.0) if limit is None else limit))
+    is_padding = (stored >= low) & (stored <= high)
+    if not is_padding.any() or is_padding.all():
+        return stored
+    return np.where(is_padding, stored[~is_padding].min(), stored)
 
 
 def _check_bits(dataset: Dataset) -> None:

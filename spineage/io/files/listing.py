@@ -21,6 +21,7 @@ from spineage.uris import strip_logins
 
 MAX_FILE_BYTES: Final = 1 << 32  # of one read into memory as a whole
 MAX_SIDECAR_BYTES: Final = 1 << 24
+ANNEX: Final = os.path.join(".git", "annex", "objects")
 LOCAL_SCHEMES: Final = ("file://", "local://")
 STAMPS: Final = (
     "ETag",
@@ -42,7 +43,7 @@ class Seen:
 
     name: path below the input folder, with `/`; stamp: changes when the file does, even where a tool sets
     size and time back, and "" where a store says nothing that would; trouble: the fault
-    code of what must not be opened (link, special_file, unreadable), else "".
+    code of what must not be opened (link, special_file, hidden, unreadable), else "".
     """
 
     name: str
@@ -128,7 +129,7 @@ def _local_entry(entry: os.DirEntry[str], name: str, real_base: str) -> Found:
     """A folder, a regular file, or something that must not be opened, and why."""
     try:
         if entry.is_dir(follow_symlinks=False):
-            return _Folder(name, entry.path)
+            return _folder(name, entry.path, entry.path)
         status = entry.stat()
         is_inside = not entry.is_symlink() or os.path.realpath(entry.path).startswith(real_base)
     except OSError:  # a broken or circular link, no permission
@@ -139,6 +140,13 @@ def _local_entry(entry: os.DirEntry[str], name: str, real_base: str) -> Found:
         return Seen(name, entry.path, 0, "", "special_file")
     # a copy tool may set the time of change of the content; the time of change of the inode nobody can
     return Seen(name, entry.path, status.st_size, f"{status.st_mtime_ns}:{status.st_ctime_ns}")
+
+
+def _folder(name: str, place: str, location: str) -> Found:
+    """One still to be listed; a hidden one is no input: `.git` of a data set that git-annex or datalad keeps
+    holds every image a second time, under names that say nothing."""
+    is_hidden = name.rpartition("/")[2].startswith(".")
+    return Seen(name, location, 0, "", "hidden") if is_hidden else _Folder(name, place)
 
 
 def _remote(root: str) -> Iterator[Seen]:
@@ -181,7 +189,7 @@ def _remote_entry(filesystem: Any, folder: _Folder, details: dict[str, Any]) -> 
     path = _path(details)
     name = _below(folder, path[len(folder.location) + 1 :])
     if details.get("type") == "directory":
-        return _Folder(name, path)
+        return _folder(name, path, filesystem.unstrip_protocol(path))
     stamp = ":".join(str(details[key]) for key in STAMPS if details.get(key))
     return Seen(name, filesystem.unstrip_protocol(path), int(details.get("size") or 0), stamp)
 
@@ -215,16 +223,30 @@ def open_bytes(location: str, limit: int = MAX_FILE_BYTES) -> bytes:
 def open_beside(location: str, suffix: str, other: str) -> bytes | None:
     """The neighbour whose name ends otherwise (`x.nii.gz` -> `x.json`), None when there is none.
 
-    It is looked at as every file is: no link is followed and no pipe opened.
+    It is looked at as every file is: no link is followed, but for one into the data set's own annex, and no
+    pipe opened.
     """
     if not location.endswith(suffix):
         return None
     beside = location[: -len(suffix)] + other
     try:
-        is_file = _is_remote(beside) or _split(beside)[1] or stat.S_ISREG(os.lstat(beside).st_mode)
+        is_file = _is_remote(beside) or _split(beside)[1] or _is_plain(beside)
         return open_bytes(beside, MAX_SIDECAR_BYTES) if is_file else None
     except (OSError, BadScan):
         return None
+
+
+def _is_plain(location: str) -> bool:
+    """A regular file, or a link to one that git-annex keeps for the data set that the link lies in."""
+    if not os.path.islink(location):
+        return stat.S_ISREG(os.lstat(location).st_mode)
+    target, folder = os.path.realpath(location), os.path.dirname(os.path.abspath(location))
+    while folder != os.path.dirname(folder):
+        kept = os.path.join(os.path.realpath(folder), ANNEX, "")
+        if target.startswith(kept):
+            return stat.S_ISREG(os.lstat(target).st_mode)
+        folder = os.path.dirname(folder)
+    return False
 
 
 def _split(location: str) -> tuple[str, str]:

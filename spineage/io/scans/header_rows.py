@@ -59,7 +59,7 @@ def _decoded(text: str) -> Header:
     physics = values["physics"]
     for name in ("image_type", "sequence"):
         physics[name] = frozenset(physics[name])
-    for name in ("words", "study_words"):
+    for name in ("words", "study_words", "body_part"):
         values[name] = frozenset(values[name])
     about = values["about"]
     values["about"] = About(**{**about, "born": _as_tuple(about["born"])})

@@ -25,6 +25,7 @@ UNOPENED: Final = "the file or folder cannot be opened"
 SIDECARS: Final = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")  # of NIfTI and BIDS
 TROUBLES: Final = {
     "link": "a link to a folder or out of the input: links are not followed there",
+    "hidden": "a hidden folder: what is in it is no input",
     "special_file": "a pipe, socket or device: it is not opened",
     "unreadable": UNOPENED,
 }

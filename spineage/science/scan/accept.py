@@ -7,11 +7,27 @@ DERIVED alone refuses nothing: every image of some scanners is DERIVED.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from spineage.errors import BadScan
-from spineage.science.scan.series import FAT_OR_WATER, TILED, Header, SeriesLimits, View, look
+from spineage.science.scan.series import (
+    NOT_IMAGES,
+    TILED,
+    Header,
+    SeriesLimits,
+    View,
+    dixon_part,
+    look,
+)
+
+MOST_ECHO_MS: Final = 1000.0
+"""Of a 3D turbo spin echo the longest effective TE; plain T2 of the spine has 70 to 250."""
+MOST_REPETITION_MS: Final = 30_000.0
+UNPLACED_NOTE: Final = (
+    "; it names no frame of reference: the exam's stations are taken to share one"
+)
+DIXON_CODES: Final = {"water": "water_only", "fat": "fat_only", "opposed": "opposed_phase"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,12 @@ class Series:
     @property
     def series_id(self) -> str:
         return self.view.first.series_id
+
+    @property
+    def frame_of_reference(self) -> str | None:
+        """The one that its files share; one that changes within a series says nothing."""
+        named = {header.about.frame_of_reference for header in self.view.headers}
+        return named.pop() if len(named) == 1 else None
 
     @property
     def span_mm(self) -> tuple[float, float]:
@@ -42,7 +64,9 @@ def judge_series(headers: Sequence[Header], limits: SeriesLimits) -> Series:
             question(view, limits)
         except BadScan as fault:
             return Series(view, fault.code, str(fault))
-    return Series(view, "", "a sagittal T2 of the spine")
+    accepted = Series(view, "", f"a sagittal T2 of the spine{view.first.note}")
+    is_placed = view.first.kind == "nifti" or accepted.frame_of_reference
+    return accepted if is_placed else replace(accepted, message=accepted.message + UNPLACED_NOTE)
 
 
 def is_an_image(view: View, limits: SeriesLimits) -> None:
@@ -58,7 +82,7 @@ def is_an_image(view: View, limits: SeriesLimits) -> None:
         raise BadScan("not_mr", "its name says CT")
     if header.kind == "nifti" and header.words & {"labels", "map"}:
         raise BadScan("not_an_image", "its name says that it is a mask, a label image or a map")
-    if not view.num_images:
+    if not view.num_images or (header.kind == "nifti" and header.physics.image_type & NOT_IMAGES):
         raise BadScan("not_an_image", "a phase, field or derived map")
 
 
@@ -72,7 +96,8 @@ def is_no_localizer(view: View, limits: SeriesLimits) -> None:
 
 
 def has_t2_physics(view: View, limits: SeriesLimits) -> None:
-    """Sequence, inversion, fat suppression, TE and TR; what the header does not say passes here."""
+    """Sequence, inversion, fat suppression, TE and TR, by the header and by its own words; what neither says
+    passes here."""
     physics, echo_ms = view.first.physics, view.echo_ms
     if "EP" in physics.sequence:
         raise BadScan("not_t2", "echo-planar, as in functional and diffusion imaging")
@@ -82,8 +107,20 @@ def has_t2_physics(view: View, limits: SeriesLimits) -> None:
         raise BadScan("not_t2", "a gradient echo; expected a spin echo")
     if "IR" in physics.sequence or (physics.inversion_ms or 0) > 0:
         raise BadScan("not_t2", "an inversion recovery (STIR or FLAIR); expected plain T2")
-    if physics.is_fat_suppressed or physics.image_type & FAT_OR_WATER:
+    part = dixon_part(physics.image_type, view.first.words)
+    if part in DIXON_CODES:
+        raise BadScan(
+            DIXON_CODES[part], f"the {part} image of a Dixon acquisition; expected in phase"
+        )
+    if physics.is_fat_suppressed:
         raise BadScan("not_t2", "fat or water is suppressed; expected plain T2, with bright marrow")
+    if "stir" in view.first.words:
+        raise BadScan("not_t2", "its description says STIR or another inversion recovery")
+    if "fat suppressed" in view.first.words and part != "in phase":
+        raise BadScan(
+            "not_t2", "its description says that fat is suppressed; expected bright marrow"
+        )
+    _require_possible(view)
     if echo_ms is not None and echo_ms < limits.min_echo_ms:
         raise BadScan(
             "not_t2", f"TE is {echo_ms:.0f} ms, expected at least {limits.min_echo_ms:.0f}"
@@ -94,6 +131,22 @@ def has_t2_physics(view: View, limits: SeriesLimits) -> None:
             "not_t2",
             f"TR is {repetition_ms:.0f} ms, expected at least {limits.min_repetition_ms:.0f}",
         )
+
+
+def _require_possible(view: View) -> None:
+    """Times that no spin echo has: a sidecar in milliseconds where seconds are due, or a damaged header. What
+    they truly are is not guessed."""
+    times = (
+        ("TE", view.echo_ms, MOST_ECHO_MS),
+        ("TR", view.first.physics.repetition_ms, MOST_REPETITION_MS),
+    )
+    for name, time_ms, most in times:
+        if time_ms is not None and time_ms > most:
+            raise BadScan(
+                "not_t2",
+                f"{name} would be {time_ms:.0f} ms, which no T2 has (at most {most:.0f}): is the unit wrong, "
+                "as in a sidecar with milliseconds for seconds?",
+            )
 
 
 def is_sagittal(view: View, limits: SeriesLimits) -> None:
@@ -143,7 +196,9 @@ def shows_a_spine(view: View, limits: SeriesLimits) -> None:
             "not_spine",
             f"slices span {width_mm:.0f} mm from side to side, at most {limits.max_width_mm:.0f}",
         )
-    for words in (view.first.words, view.first.study_words):
+    first = view.first
+    # BodyPartExamined is a list's default at many scanners: it is weighed with the study's description
+    for words in (first.words, first.body_part | first.study_words):
         if "spine" in words:
             return
         if words & {"head", "other body"}:

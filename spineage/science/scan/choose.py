@@ -36,8 +36,8 @@ def choose_stations(accepted: Sequence[Series], composed_extent_mm: float) -> Ch
     """Choose among the accepted series of one exam (at least one)."""
     frames: dict[str, list[Series]] = {}
     for series in sorted(accepted, key=preference):
-        frame = series.view.first.about.frame_of_reference
-        frames.setdefault(frame or f"alone:{series.series_id}", []).append(series)
+        # those of an exam that name none are taken to share the scanner's; stitching sees who moved
+        frames.setdefault(series.frame_of_reference or "", []).append(series)
     choices = [_choose_in_one_frame(group, composed_extent_mm) for group in frames.values()]
     best = min(choices, key=lambda c: (-round(c.extent_mm, 1), preference(c.stations[0])))
     left = dict(best.left)

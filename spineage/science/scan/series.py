@@ -65,7 +65,9 @@ class Header:
     """What one file says about its pictures.
 
     object_id: equal for two copies of one object; digest: the file's seal, see `io/files/seals.py`.
-    words, study_words: which words of `words.py` the series' and the study's descriptions hold.
+    words, study_words, body_part: which words of `words.py` the series' and the study's descriptions and
+    the attribute of that name hold.
+    chunk_of: what several NIfTI files of one session are the stations of. note: what was made of its series.
     frames: DICOM slices; grid: a NIfTI volume, and value_fault what its values say against it.
     """
 
@@ -78,21 +80,48 @@ class Header:
     physics: Physics
     words: frozenset[str] = frozenset()
     study_words: frozenset[str] = frozenset()
+    body_part: frozenset[str] = frozenset()
     frames: tuple[Frame, ...] = ()
     grid: SliceGrid | None = None
     echo_ms: float | None = None
     value_fault: tuple[str, str] | None = None
+    chunk_of: str | None = None
+    note: str = ""
 
 
-NOT_IMAGES = frozenset(
+_PLAIN_NOT_IMAGES = frozenset(
     {"PHASE", "PHASE MAP", "P", "R", "I", "REAL", "IMAGINARY", "FIELD MAP", "B0 MAP", "ADC", "FA", "TRACEW",
-     "T1 MAP", "T2 MAP", "T2_STAR MAP", "PROTON DENSITY MAP", "DIFFUSION_ANISO", "MIP", "MIN IP",
-     "PROJECTION IMAGE", "SUBTRACTION", "SCREEN SAVE", "MASK", "ERROR", "VELOCITY MAP", "FAT FRACTION"}
+     "T1 MAP", "T2 MAP", "T2_STAR MAP", "T2STAR MAP", "R2 MAP", "R2_STAR MAP", "R2STAR MAP",
+     "PROTON DENSITY MAP", "DIFFUSION_ANISO", "MIP", "MIN IP", "PROJECTION IMAGE", "SUBTRACTION",
+     "SCREEN SAVE", "MASK", "ERROR", "VELOCITY MAP", "FAT FRACTION", "FAT_FRAC", "FF", "PDFF"}
 )  # fmt: skip
+NOT_IMAGES = _PLAIN_NOT_IMAGES | {term.replace(" ", "_") for term in _PLAIN_NOT_IMAGES}
+"""Defined terms and vendors' own, which write them with blanks or underscores."""
+FAT_SUPPRESSION = frozenset({"FS", "FATSAT", "FAT_SAT", "FATSUP", "SPAIR", "SPIR", "STIR"})
+"""Of ScanOptions: the defined term, and what vendors write."""
 TILED = frozenset({"MOSAIC", "VFRAME"})
-FAT_OR_WATER = frozenset({"WATER", "FAT", "OUT_PHASE", "OPP_PHASE"})
-IMAGE_TYPES = NOT_IMAGES | TILED | FAT_OR_WATER | {"LOCALIZER"}
+DIXON_PARTS = {
+    "WATER": "water", "W": "water", "FAT": "fat", "F": "fat",
+    "IN_PHASE": "in phase", "IP": "in phase", "INPHASE": "in phase",
+    "OUT_PHASE": "opposed", "OPP_PHASE": "opposed", "OP": "opposed", "OPPOSED_PHASE": "opposed",
+    "OUT_OF_PHASE": "opposed",
+}  # fmt: skip
+"""Terms of ImageType and FrameType by which vendors tell the images of a Dixon acquisition apart."""
+IMAGE_TYPES = NOT_IMAGES | TILED | DIXON_PARTS.keys() | {"LOCALIZER"}
 """The values of ImageType that are looked at; the reader drops any other."""
+
+
+def dixon_part(image_type: frozenset[str], words: frozenset[str]) -> str:
+    """Which image of a Dixon acquisition it is: water, fat, opposed, in phase, "" for none or an unnamed one.
+
+    ImageType says it where it says one; else the description or name, which may list several: then it says
+    nothing.
+    """
+    by_type = {DIXON_PARTS[term] for term in image_type & DIXON_PARTS.keys()}
+    by_name = {part for part in ("water", "fat", "opposed", "in phase") if part in words}
+    said = by_type or by_name
+    return said.pop() if len(said) == 1 else ""
+
 
 MODALITIES = frozenset(
     {"MR", "CT", "CR", "DX", "US", "PT", "NM", "XA", "RF", "MG", "OT", "SC", "SR", "SEG", "PR", "KO", "REG",

@@ -22,6 +22,7 @@ from spineage.science.people.one_person import (
 )
 from spineage.science.scan.accept import Series, judge_series
 from spineage.science.scan.choose import Choice, Covered, choose_stations, coverage_of
+from spineage.science.scan.regroup import regroup
 from spineage.science.scan.series import Header, SeriesLimits, has_text_burned_in
 from spineage.study import Ingest
 
@@ -40,8 +41,9 @@ def tables_of(
 ) -> dict[str, list[Row]]:
     """The rows of the four tables. reads: all files of some people, in any order."""
     reads = sorted(reads, key=lambda read: read.file_id)
-    headers = _without_doubles(read.header for read in reads if read.header)
     limits = limits_of(section)
+    distinct = _without_doubles(read.header for read in reads if read.header)
+    headers = regroup(distinct, limits.min_repetition_ms)
     doubtful = find_doubtful(headers, labels_hold_everywhere=section.labels_hold_everywhere)
     judged = [judge_series(group, limits) for group in _grouped(headers, "series_id")]
     series = [decided(refuse_doubtful(one, doubtful), overrides) for one in judged]
@@ -67,7 +69,7 @@ def tables_of(
         for station in choice.stations
     }
     left = {series_id: why for choice in choices for series_id, why in choice.left.items()}
-    used = {header.file_id for header in headers}
+    used = {header.file_id: header.series_id for header in headers}
     digests = {header.object_id: header.digest for header in headers}
     return {
         "files": [_file_row(read, used, digests) for read in reads],
@@ -114,7 +116,7 @@ def _grouped(headers: Iterable[Header], by: str) -> list[list[Header]]:
 
 
 def _choose(series: Sequence[Series], section: Ingest) -> list[Choice]:
-    """One choice for each exam; a NIfTI file has no frame of reference to share: it is a scan by itself.
+    """One choice for each exam; a NIfTI file is a scan by itself, but for the chunks of one session.
 
     An exam is a person's: an exam id that two people share is two exams.
     """
@@ -122,7 +124,7 @@ def _choose(series: Sequence[Series], section: Ingest) -> list[Choice]:
     for one in series:
         first = one.view.first
         if not one.code:
-            alone = first.series_id if first.kind == "nifti" else ""
+            alone = (first.chunk_of or first.series_id) if first.kind == "nifti" else ""
             about = first.about
             exams.setdefault(f"{about.person_id}:{about.exam_id}:{alone}", []).append(one)
     return [choose_stations(exams[name], section.composed_extent_mm) for name in sorted(exams)]
@@ -258,14 +260,14 @@ def _series_row(
     }
 
 
-def _file_row(read: Read, used: set[str], digests: Mapping[str, str]) -> Row:
-    """A file is part of a series, a copy of one that is, or refused when it was read."""
+def _file_row(read: Read, used: Mapping[str, str], digests: Mapping[str, str]) -> Row:
+    """A file is part of a series (used: which), a copy of one that is, or refused when it was read."""
     code, message = read.code, read.message
-    series_id = read.header.series_id if read.header else None
-    if read.header and read.file_id not in used:
+    series_id = used.get(read.file_id)
+    if read.header and series_id is None:
         is_copy = digests[read.header.object_id] == read.header.digest
         what = "holds the same object" if is_copy else "says it is the same object, and differs"
-        series_id, code, message = None, "duplicate_file", f"another file {what}"
+        code, message = "duplicate_file", f"another file {what}"
     return {
         "file_id": read.file_id,
         "location": read.seen.location.encode("utf-8", "replace").decode(),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from packaging.requirements import Requirement
 from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_frames
+from pydicom.filebase import DicomIO
 from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
@@ -268,3 +270,41 @@ def test_no_requirement_of_ours_is_a_gpl_decoder() -> None:
     assert "pylibjpeg" not in [r.name for r in served], (
         "reading does without it; tests encode with it"
     )
+
+
+def test_padding_becomes_background(tmp_path: Path) -> None:
+    dataset = classic_slice(shaded((5, 40, 60)))
+    pixels = dataset.pixel_array.astype(np.int16)
+    pixels[:, :7] = -32768
+    dataset.PixelRepresentation, dataset.PixelPaddingValue = 1, -32768
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    [(_, found)] = read_frames(str(tmp_path / "a.dcm")).values()
+    kept = pixels[:, 7:].astype(np.float32)
+    np.testing.assert_array_equal(found[:, 7:], kept)
+    assert (found[:, :7] == kept.min()).all()
+
+
+@pytest.mark.parametrize("has_meta", [True, False])
+def test_an_object_without_a_transfer_syntax_is_read_as_it_was_parsed(
+    tmp_path: Path, has_meta: bool
+) -> None:
+    dataset = classic_slice(shaded((5, 40, 60)))
+    expected = dataset.pixel_array.astype(np.float32)
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    bare = pydicom.dcmread(tmp_path / "a.dcm")
+    del bare.file_meta.TransferSyntaxUID
+    with open(tmp_path / "b.dcm", "wb") as file:
+        if has_meta:
+            file.write(b"\0" * 128 + b"DICM")
+            pydicom.filewriter.write_file_meta_info(file, bare.file_meta, enforce_standard=False)
+        pydicom.filewriter.write_dataset(explicit_little(file), bare)
+    [(_, found)] = read_frames(str(tmp_path / "b.dcm")).values()
+    np.testing.assert_array_equal(found, expected)
+
+
+def explicit_little(file: BinaryIO) -> DicomIO:
+    """Explicit VR, little endian."""
+    stream = DicomIO(file)
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    return stream

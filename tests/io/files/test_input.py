@@ -138,6 +138,85 @@ def test_a_sidecar_that_is_a_pipe_or_a_link_is_not_read(root: Path) -> None:
     assert codes_of(root / "t2_sag.nii.gz") == [""]
 
 
+def test_a_hidden_folder_is_seen_and_not_looked_into(root: Path) -> None:
+    (root / ".git" / "annex" / "objects").mkdir(parents=True)
+    nifti_to(root / ".git" / "annex" / "objects" / "t2_sag.nii.gz")
+    (root / "sub-1" / ".cache").mkdir(parents=True)
+    (root / ".hidden.txt").write_text("a file")
+    codes = {seen.name: codes_of_seen(seen) for seen in walk_input(str(root))}
+    assert codes == {".git": "hidden", "sub-1/.cache": "hidden", ".hidden.txt": "not_imaging"}
+
+
+def test_an_annexed_image_is_one_file_and_its_annexed_sidecar_is_read(root: Path) -> None:
+    kept = root / ".git" / "annex" / "objects" / "a1"
+    kept.mkdir(parents=True)
+    nifti_to(kept / "SHA256E-1.nii.gz")
+    (kept / "SHA256E-2.json").write_text('{"EchoTime": 0.098}')
+    (root / "anat").mkdir()
+    for name, target in (("scan.nii.gz", "SHA256E-1.nii.gz"), ("scan.json", "SHA256E-2.json")):
+        (root / "anat" / name).symlink_to(Path("../.git/annex/objects/a1") / target)
+    [image] = [seen for seen in walk_input(str(root)) if seen.name.endswith(".nii.gz")]
+    [read] = read_file(image, KEYED, "StudyInstanceUID")
+    assert read.header
+    assert read.header.echo_ms == 98.0
+
+
+def test_a_sidecar_that_is_a_link_to_anywhere_else_is_not_read(root: Path) -> None:
+    outside = root.parent / "outside.json"
+    outside.write_text('{"EchoTime": 0.098}')
+    nifti_to(root / "scan.nii.gz")
+    for target in (outside, Path("other.json")):
+        (root / "other.json").write_text('{"EchoTime": 0.098}')
+        (root / "scan.json").symlink_to(target)
+        [image] = [seen for seen in walk_input(str(root)) if seen.name == "scan.nii.gz"]
+        [read] = read_file(image, KEYED, "StudyInstanceUID")
+        assert read.header
+        assert read.header.echo_ms is None
+        (root / "scan.json").unlink()
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SOPClassUID"])
+def test_what_an_anonymiser_emptied_is_taken_from_the_file_meta(
+    root: Path, tmp_path: Path, keyword: str
+) -> None:
+    for path in write_sagittal(root, TALL):
+        dataset = pydicom.dcmread(path)
+        setattr(dataset, keyword, "")
+        dataset.save_as(path)
+    context = ingested(str(root), tmp_path / "workspace")
+    assert list(context.read("scans").num_stations) == [1]
+
+
+def test_a_screenshot_among_the_slices_costs_nothing_but_itself(root: Path, tmp_path: Path) -> None:
+    paths = write_sagittal(root, TALL)
+    shot = pydicom.dcmread(paths[0])
+    shot.SOPInstanceUID = shot.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    shot.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    del shot.ImagePositionPatient, shot.ImageOrientationPatient
+    shot.save_as(root / "shot.dcm")
+    context = ingested(str(root), tmp_path / "workspace")
+    assert len(context.read("scans")) == 1
+    series = context.read("series")
+    assert sorted(series.code) == ["", "not_an_image"]
+    assert sorted(series.num_files) == [1, len(paths)]
+
+
+def test_the_images_of_a_dixon_acquisition_in_one_series_are_told_apart(
+    root: Path, tmp_path: Path
+) -> None:
+    for image_type in ("IP", "OP", "W", "F"):
+        folder = root / image_type
+        for path in write_sagittal(folder, TALL):
+            dataset = pydicom.dcmread(path)
+            dataset.ImageType = ["DERIVED", "PRIMARY", image_type, image_type, "DERIVED"]
+            own = pydicom.uid.generate_uid()
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = own
+            dataset.save_as(path)
+    context = ingested(str(root), tmp_path / "workspace")
+    assert len(context.read("scans")) == 1
+    assert sorted(context.read("series").code) == ["", "fat_only", "opposed_phase", "water_only"]
+
+
 def test_names_of_any_bytes_are_read_and_written(root: Path, tmp_path: Path) -> None:
     paths = write_sagittal(root, TALL)
     os.rename(paths[0], os.fsencode(str(root)) + b"/\xff\xfe\x80.dcm")

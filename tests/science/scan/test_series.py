@@ -377,8 +377,12 @@ def test_stations_of_another_frame_of_reference_are_not_joined() -> None:
     assert choice.left["low"][0] == "stations_disagree"
 
 
-def test_stations_without_a_frame_of_reference_are_never_joined() -> None:
-    assert chosen(station(*NECK, frame=None), station("loin", -140.0, 250, frame=None)) == ["neck"]
+def test_stations_of_an_exam_without_any_frame_of_reference_share_the_scanners_and_say_so() -> None:
+    """Anonymisers empty it; who moved in between is seen when they are stitched."""
+    stations = [station(*NECK, frame=None), station("loin", -140.0, 250, frame=None)]
+    assert chosen(*stations) == ["neck", "loin"]
+    assert all("names no frame of reference" in one.message for one in stations)
+    assert chosen(station(*NECK), station("loin", -140.0, 250, frame=None)) == ["neck"]
 
 
 def test_covered_length_counts_overlaps_once_and_gaps_never() -> None:
