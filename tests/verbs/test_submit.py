@@ -78,10 +78,13 @@ def test_a_job_is_planned_submitted_watched_stopped_and_finished(
         assert first.poll() is None, first.communicate()
         time.sleep(0.2)
     status = [sys.executable, "-m", "spineage.cli", "status", "--workspace", str(folder)]
-    told = subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "score: at work" in told.stdout
-    assert "Ray job" in told.stdout
-    assert re.search(r"^  draw: \S+/\d+ \d+ scans", told.stdout, re.MULTILINE), told.stdout
+    worker = re.compile(r"^  draw: \S+/\d+ \d+ scans", re.MULTILINE)
+    told = ""
+    while not worker.search(told):  # who has done a scan is known when the scan has ended
+        assert time.monotonic() < until, told
+        told = subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert "score: at work" in told
+        assert "Ray job" in told
     first.send_signal(signal.SIGINT)  # who watches leaves; the job goes on
     said, _ = first.communicate(timeout=60)
     assert first.returncode == 130
