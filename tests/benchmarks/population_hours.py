@@ -19,8 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,24 +34,15 @@ from spineage.segmenter.predict.allocator import keep_freed_memory
 from spineage.segmenter.predict.networks import build_network
 from spineage.study import read_study
 from spineage.verbs.phantom import make
+from tests.benchmarks.plan_estimate import spineage
 from tests.benchmarks.segment_by_engine import segmenter
 from tests.benchmarks.segment_network import scans
 from tests.benchmarks.segment_plans import CONFIGURATION, PLANNED, dataset_of, plans_of
-from tests.made.demo_workspace import environment
 
 NUM_PEOPLE = 8
 POPULATIONS = (18_000, 100_000, 500_000)
 THREADS = 2
 OF_NETWORK = "draw"
-
-
-def spineage(*args: str, cwd: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "spineage.cli", *args], cwd=cwd, env=environment(), capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
 
 
 def of_the_chain(demo: Path, folder: Path) -> dict[str, float]:

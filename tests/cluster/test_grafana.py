@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.made.clusters import ROOT, Node, environment, free_port, running
+from tests.made.processes import daemon
 
 GRAFANA = ROOT / "cluster" / "grafana"
 NO_PROMETHEUS = "no Prometheus is installed (Debian's package is called prometheus)"
@@ -70,11 +69,14 @@ def test_every_panel_has_data_while_a_run_works(tmp_path: Path) -> None:
         }
         (tmp_path / "prometheus.yml").write_text(json.dumps(config))
         (tmp_path / "out").mkdir()
-        with (
-            begun("prometheus", f"--config.file={tmp_path}/prometheus.yml",
-                  f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{port}"),
-            begun(sys.executable, "-c", ROWS, cluster.address, str(tmp_path / "out")),
-        ):  # fmt: skip
+        prometheus = [
+            "prometheus", f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{port}",
+        ]  # fmt: skip
+        driver = [sys.executable, "-c", ROWS, cluster.address, str(tmp_path / "out")]
+        env = {**environment(), "PYTHONPATH": str(ROOT)}
+        log = tmp_path / "daemons"
+        with daemon(prometheus, log, env=env), daemon(driver, log, env=env, cwd=ROOT):
             empty = dict.fromkeys(query for panel in PANELS for query in queries(panel))
             until = time.monotonic() + 150
             while empty and time.monotonic() < until:
@@ -83,24 +85,6 @@ def test_every_panel_has_data_while_a_run_works(tmp_path: Path) -> None:
             assert not empty, list(empty)
             assert answer(port, 'ray_spineage_scans{outcome="ok"} > 0')
             assert answer(port, 'ray_spineage_scans{outcome="left"} > 0')
-
-
-class begun:
-    """A process that ends with its block."""
-
-    def __init__(self, *command: str) -> None:
-        env = {**environment(), "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *raised: object) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 def queries(panel: dict[str, Any]) -> list[str]:

@@ -27,16 +27,26 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield found
 
 
+def symmetric(study: Path, *, nodes: int) -> list[str]:
+    """README's line for sbatch, on nodes of one core."""
+    script = str(SCRIPTS / "symmetric.sh")
+    return [
+        f"--nodes={nodes}",
+        "--cpus-per-task=1",
+        script,
+        "jobs/rescore.py",
+        "--study",
+        str(study),
+    ]
+
+
 def test_one_ray_cluster_of_two_nodes_scores_what_is_missing(
     slurm: Slurm, demo: Demo, tmp_path: Path
 ) -> None:
     here, workspace = checkout(tmp_path / "checkout"), tmp_path / "w"
     with_new_exams(demo, workspace)
     before = set(workspace.rglob("rates/score/*.json"))
-    job = slurm.submit(
-        here, "--nodes=2", "--cpus-per-task=1", str(SCRIPTS / "symmetric.sh"),
-        "jobs/rescore.py", "--study", str(workspace / "study.yaml"),
-    )  # fmt: skip
+    job = slurm.submit(here, *symmetric(workspace / "study.yaml", nodes=2))
     found = slurm.ended(job)
     said = (here / f"slurm-{job}.out").read_text()
     assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), said[-4000:]
@@ -49,10 +59,7 @@ def test_one_ray_cluster_of_two_nodes_scores_what_is_missing(
 
 def test_the_exit_code_of_the_job_is_that_of_slurm(slurm: Slurm, tmp_path: Path) -> None:
     here = checkout(tmp_path / "checkout")
-    job = slurm.submit(
-        here, "--nodes=1", "--cpus-per-task=1", str(SCRIPTS / "symmetric.sh"),
-        "jobs/rescore.py", "--study", str(tmp_path / "none.yaml"),
-    )  # fmt: skip
+    job = slurm.submit(here, *symmetric(tmp_path / "none.yaml", nodes=1))
     found = slurm.ended(job)
     said = (here / f"slurm-{job}.out").read_text()
     assert found["ExitCode"] == "2:0", said[-4000:]
@@ -62,10 +69,7 @@ def test_the_exit_code_of_the_job_is_that_of_slurm(slurm: Slurm, tmp_path: Path)
 def test_a_cancelled_job_lets_go_and_goes_on(slurm: Slurm, demo: Demo, tmp_path: Path) -> None:
     here, workspace = checkout(tmp_path / "checkout"), tmp_path / "w"
     with_new_exams(demo, workspace, every=2)
-    job = [
-        "--nodes=2", "--cpus-per-task=1", str(SCRIPTS / "symmetric.sh"), "jobs/rescore.py", "--study",
-        str(workspace / "study.yaml"),
-    ]  # fmt: skip
+    job = symmetric(workspace / "study.yaml", nodes=2)
     before = len(parts(workspace, "masks"))
     first = slurm.submit(here, *job)
     until = time.monotonic() + 180

@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from tests.made.processes import daemon
+
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 FAKE = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
@@ -150,24 +152,9 @@ def _daemon(
         node.own.mkdir(exist_ok=True)
         command = ["unshare", "--mount", "sh", "-c", HIDING, str(node.own), *command]
     program = {"PYTHONPATH": str(node.program)} if node.program else {}
-    with log.open("a") as file:
-        process = subprocess.Popen(
-            command,
-            env=environment() | FAKE | program | auth,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    try:
+    env = environment() | FAKE | program | auth
+    with daemon(command, log, env=env, ends_within_s=5) as process:
         yield process
-    finally:
-        with suppress(ProcessLookupError):  # a test may have killed it
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def require_own_disks() -> None:

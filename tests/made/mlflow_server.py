@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from spineage.errors import BadStudy
 from spineage.io.models.tracking import check
 from tests.made.clusters import free_port
+from tests.made.processes import daemon
 
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin/postgres"), default=None)
 USER = "postgres"
@@ -36,7 +36,7 @@ def mlflow_server(folder: Path, records: str) -> Iterator[str]:
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
             "--workers", "1", "--backend-store-uri", store, "--artifacts-destination", str(folder / "files"),
         ]  # fmt: skip
-        server = stack.enter_context(_daemon(command, folder))
+        server = stack.enter_context(daemon(command, folder / "log", cwd=folder))
         uri = f"http://127.0.0.1:{port}"
         _wait_for(uri, server, folder / "log")
         yield uri
@@ -64,7 +64,7 @@ def _postgresql() -> Iterator[str]:
             *as_user, str(POSTGRES), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder),
             "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
         ]  # fmt: skip
-        with _daemon(serve, folder):
+        with daemon(serve, folder / "log", cwd=folder):
             ready = [str(programs / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
             until = time.monotonic() + 60
             while subprocess.run(ready, capture_output=True, check=False).returncode:
@@ -73,20 +73,6 @@ def _postgresql() -> Iterator[str]:
             yield f"postgresql://{USER}@127.0.0.1:{port}/postgres"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _daemon(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):  # it ended by itself
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
 
 
 def _wait_for(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,9 +1,40 @@
-"""Processes of this machine, out of /proc."""
+"""Processes of this machine, out of /proc; and daemons that a test starts and ends."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def daemon(
+    command: Sequence[str],
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    ends_within_s: float = 10,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A leader of processes, which all end with the block; what they say is added to the log."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):  # it ended by itself, or a test has killed it
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(ends_within_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def stats() -> dict[int, list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,8 @@ from typing import Final
 
 import pytest
 
-from tests.made.clusters import BIN, ROOT, environment
+from tests.made.clusters import ROOT, environment
+from tests.made.processes import daemon
 
 NODES = ("one", "two")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "unshare")
@@ -91,28 +91,22 @@ class Slurm:
 
     def environment(self) -> dict[str, str]:
         """Of its daemons and of those who ask."""
-        path = f"{BIN}:{os.environ['PATH']}:/usr/sbin"
-        here = {
-            "SLURM_CONF": str(self.folder / "slurm.conf"),
-            "PYTHONPATH": str(ROOT),
-            "PATH": path,
-        }
         kept = {k: v for k, v in environment().items() if k != "RAY_AUTH_MODE"}
-        return {**kept, **here}
+        return {
+            **kept, "SLURM_CONF": str(self.folder / "slurm.conf"), "PYTHONPATH": str(ROOT),
+            "PATH": f"{kept['PATH']}:/usr/sbin",
+        }  # fmt: skip
 
 
 def require_slurm() -> None:
     """Skip where it is not installed, or networks cannot be made."""
-    if missing := [program for program in PROGRAMS if not shutil.which(program, path=_path())]:
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    if missing := [program for program in PROGRAMS if not shutil.which(program, path=path)]:
         pytest.skip(f"a real Slurm needs {', '.join(missing)} (Debian: slurmctld, slurmd, munge)")
     if subprocess.run(
         ["unshare", "--net", "--uts", "--pid", "--fork", "true"], check=False
     ).returncode:
         pytest.skip("this machine grants no networks of their own to nodes")
-
-
-def _path() -> str:
-    return f"{os.environ['PATH']}:/usr/sbin"
 
 
 @contextmanager
@@ -135,12 +129,13 @@ def running(folder: Path) -> Iterator[Slurm]:
         files = ("key", "pid", "log", "seed")
         munge = [f"--{name}-file={folder}/munge/{name}" for name in files]
         socket = f"--socket={folder}/munge.sock"
-        stack.enter_context(_daemon(["munged", "--foreground", "--force", socket, *munge], slurm))
-        stack.enter_context(_daemon(slurm.on("one", "slurmctld", "-D"), slurm))
-        for node in NODES:
-            stack.enter_context(
-                _daemon(slurm.on(node, "slurmd", "-D", "-N", node, lives=True), slurm)
-            )
+        daemons = [
+            ["munged", "--foreground", "--force", socket, *munge],
+            slurm.on("one", "slurmctld", "-D"),
+            *(slurm.on(node, "slurmd", "-D", "-N", node, lives=True) for node in NODES),
+        ]
+        for command in daemons:
+            stack.enter_context(daemon(command, folder / "log", env=slurm.environment()))
         until = time.monotonic() + 60
         while _num_idle(slurm) < len(NODES):
             assert time.monotonic() < until, (folder / "log").read_text()[-4000:]
@@ -171,25 +166,6 @@ def _join(slurm: Slurm, stack: ExitStack) -> None:
         ip("-n", space, "address", "add", f"10.213.77.{number}/24", "dev", ends[node])
         for link in (ends[node], "lo"):
             ip("-n", space, "link", "set", link, "up")
-
-
-@contextmanager
-def _daemon(command: list[str], slurm: Slurm) -> Iterator[None]:
-    with (slurm.folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            command, env=slurm.environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def checkout(folder: Path) -> Path:
