@@ -1,8 +1,5 @@
-"""The way in, shared by the CLI and the jobs: read the study, run stages, end with the right exit code.
-
-0 done (refused scans are counted, not an error), 1 unexpected, 2 the study or a place is at fault, 3 stopped
-early, 130 interrupted, 143 stopped (SIGTERM: `ray job stop`, a scheduler).
-"""
+"""The way in, shared by the CLI and the jobs: read the study, run stages, end with the right exit code
+(EXIT_CODES)."""
 
 from __future__ import annotations
 

@@ -333,14 +333,11 @@ def _header(dataset: Dataset, object_uid: str, keyed: Keyed, exam_key: str) -> H
     exam_raw = id_of(dataset, exam_key) or study_uid
     frames = frames_of(dataset)
     series_uid = id_of(dataset, "SeriesInstanceUID")
-    image_type = terms_of(dataset, "ImageType") & IMAGE_TYPES
     about, physics = _about(dataset, keyed, exam_raw, study_uid), _physics(dataset)
     return Header(
         file_id="",
         kind="dicom",
-        series_id=keyed.series(
-            f"{about.person_id}:{series_uid or object_uid}{_part_of(image_type, physics)}"
-        ),
+        series_id=keyed.series(f"{about.person_id}:{series_uid or object_uid}{_part_of(physics)}"),
         object_id="",
         digest="",
         about=about,
@@ -353,12 +350,12 @@ def _header(dataset: Dataset, object_uid: str, keyed: Keyed, exam_key: str) -> H
     )
 
 
-def _part_of(image_type: frozenset[str], physics: Physics) -> str:
+def _part_of(physics: Physics) -> str:
     """Of a series that holds several images of a Dixon acquisition each is a series of its own, and so are
     screenshots among its slices."""
     if physics.is_colour:
         return ":picture"
-    part = dixon_part(image_type, frozenset())
+    part = dixon_part(physics.image_type, frozenset())
     return f":{part}" if part not in ("", "in phase") else ""
 
 

@@ -21,7 +21,7 @@ PARALLEL_DEGREES: Final = (
     1.0  # slices of one stack are parallel to rounding; 1 degree is 4 mm over 220 mm
 )
 SAME_PIXEL: Final = 1e-3  # relative; writers round the spacing to four digits and more
-ROUNDING_MM = 1e-6
+ROUNDING_MM: Final = 1e-6
 """Of sums and differences of numbers in decimals."""
 MIN_STEP_MM: Final = 0.1  # slices closer than this are one slice, acquired or exported twice
 MAX_SHEAR_DEGREES: Final = 2.0  # steps off the normal; Hitachi writes up to 0.1 degree of rounding
@@ -204,8 +204,8 @@ def _even_step(
     even = np.linspace(heights[0], heights[-1], len(heights))
     beside_mm = float(
         np.abs(heights - even).max()
-    )  # writers round positions: gaps of 4.55 take turns
-    if high - low > max_gap_error_mm + ROUNDING_MM and beside_mm > max_gap_error_mm + ROUNDING_MM:
+    )  # writers round positions: 4.5 and 4.6 take turns
+    if min(high - low, beside_mm) > max_gap_error_mm + ROUNDING_MM:
         raise BadScan(
             "slice_gap",
             f"slice gaps run from {low:.2f} to {high:.2f} mm but must agree within "
