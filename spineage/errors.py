@@ -27,6 +27,8 @@ FAULTS: dict[str, str] = {
     "not_mr": "modality is not MR",
     "not_sagittal": "slices are not sagittal (within 30 degrees)",
     "not_t2": "echo and repetition times, or the description, are not those of a T2-weighted scan",
+    "mixed_contrast": "slices of one series are of several contrasts that cannot be told apart; export each "
+    "as a series of its own",
     "water_only": "the water image of a Dixon acquisition: a fat-suppressed T2, with dark marrow; give the "
     "in-phase image",
     "fat_only": "the fat image of a Dixon acquisition; give the in-phase image",
@@ -35,6 +37,7 @@ FAULTS: dict[str, str] = {
     "localizer": "a localizer",
     "not_an_image": "phase, field map, secondary capture, colour or other derived map",
     "mixed_orientation": "slices of one series point in different directions",
+    "too_coarse": "pixels or slices are too large to show a vertebra and its discs",
     "too_few_slices": "fewer slices than a spine needs",
     "mixed_spacing": "slices of one series differ in matrix size or pixel spacing",
     "tiled": "many slices lie in one picture (mosaic), whose places are not in the standard's attributes",

@@ -122,6 +122,12 @@ class Ingest(Section):
         le=3000,
         description="side to side: a spine slab is 40-120 mm, a head or trunk wider",
     )
+    max_pixel_mm: float = Field(
+        4.0, gt=0, le=100, description="in plane: a cervical body is 12-15 mm high, a disc 4-10 mm"
+    )
+    max_slice_mm: float = Field(
+        10.0, gt=0, le=100, description="from slice to slice: a vertebra is 40-60 mm wide"
+    )
     composed_extent_mm: float = Field(
         450.0,
         gt=0,

@@ -31,7 +31,8 @@ ANSWERS_WITHIN_S: Final = 5.0
 AGENT_WITHIN_S: Final = 60.0
 """A fresh head answers before it can start a job."""
 LOOK_S: Final = 1.0
-KILLED_AFTER_S: Final = 30.0
+LETS_GO_WITHIN_S: Final = 60
+"""Ray kills a job that is stopped after three seconds, which is less than a busy machine needs to let go."""
 AWAY_S: Final = 120.0
 """How long a dashboard may be away from those who follow a job."""
 REFUSALS: Final = (RuntimeError, ConnectionError, ValueError)
@@ -83,7 +84,10 @@ class Jobs:
         with tempfile.TemporaryDirectory(prefix="spineage-") as folder:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
-            environment: dict[str, Any] = {"working_dir": folder}
+            environment: dict[str, Any] = {
+                "working_dir": folder,
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(LETS_GO_WITHIN_S)},
+            }
             if modules:
                 environment |= {"py_modules": [*modules], "excludes": ["__pycache__"]}
             return self._begin(
@@ -125,7 +129,7 @@ class Jobs:
         """End it as `ray job stop` does, and wait until it has let go."""
         with self._one_sentence():
             self._client.stop_job(job)
-        deadline = time.monotonic() + KILLED_AFTER_S
+        deadline = time.monotonic() + 2 * LETS_GO_WITHIN_S
         while self.is_at_work(job) and time.monotonic() < deadline:
             time.sleep(LOOK_S)
 

@@ -22,11 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spineage.errors import BadScan
-from spineage.io.files.bounded import inflate_at_most, read_at_most
-from spineage.io.files.listing import open_beside, open_bytes
+from spineage.io.files.archive import MARK
+from spineage.io.files.bounded import inflate_at_most, inflate_start, read_at_most
+from spineage.io.files.described import IMAGE_ENDS
+from spineage.io.files.listing import Seen, open_above, open_beside, open_bytes
 from spineage.io.files.seals import check_seal, seal_of
 from spineage.io.people.identity import Keyed
-from spineage.io.people.labels import data_set_above, data_set_beside
+from spineage.io.people.labels import DERIVATIVES, data_set_above, data_set_beside
+from spineage.science.scan.geometry import reorient
 from spineage.science.scan.series import (
     FAT_SUPPRESSION,
     IMAGE_TYPES,
@@ -37,31 +40,31 @@ from spineage.science.scan.series import (
     modality_of,
 )
 from spineage.science.scan.slices import SliceGrid
+from spineage.science.scan.values import value_fault
 from spineage.science.scan.words import words_in
 
 MAX_VOXELS: Final = 250_000_000  # a whole spine at 0.5 mm is 140 million
 MAX_BYTES: Final = 8 * MAX_VOXELS + (1 << 20)  # as float64, and a header with extensions
 START_BYTES: Final = 544  # NIfTI-2's header is 540, NIfTI-1's 348
 BESIDE_BYTES: Final = 1 << 20  # what may follow the voxels
-MAX_LABELS: Final = 32  # a label image has few values; MR has hundreds
-MAX_SAME: Final = 0.7  # share of voxels equal to their neighbour: labels 0.8 and more, MR below 0.1
-HOUNSFIELD_AIR: Final = -200.0  # MR magnitudes are not negative; resampling overshoots by far less
+TEMPLATE_CODES: Final = frozenset({3, 4})  # Talairach, MNI: NIfTI-1's xform codes
 MAX_APART_MM: Final = 5.0
 """Of a corner by sform and by qform: quaternions are rounded, an sform may hold a gantry's shear."""
 SPACE_AND_TIME_UNITS: Final = {1: 1000.0, 2: 1.0, 3: 0.001}  # metres, millimetres, micrometres
 
 
-def read_header(stream: BinaryIO, location: str, name: str, file_id: str, keyed: Keyed) -> Header:
+def read_header(stream: BinaryIO, seen: Seen, file_id: str, keyed: Keyed) -> Header:
     """What a NIfTI file says about its volume. Reads the voxels once, for their values.
 
-    stream: the file at `location`, at its start; name: the path below the input folder.
+    stream: the file that was seen, at its start.
     Raises BadScan unreadable, truncated, too_large, no_geometry, geometry_conflict, bad_pixels.
     """
     raw = read_at_most(stream, MAX_BYTES)
     content = seal_of([raw], keyed.seal_key)
     image = _parsed(raw)
-    sidecar = _sidecar(location)
+    sidecar, name = _sidecar(seen), seen.name
     stem = _stem(name)
+    grid, (fault, pixels) = _grid(image), _judge_values(image, keyed)
     described = (str(sidecar.get(key, "")) for key in ("SeriesDescription", "ProtocolName"))
     about = _about(name, content, keyed, sidecar)
     return Header(
@@ -74,10 +77,13 @@ def read_header(stream: BinaryIO, location: str, name: str, file_id: str, keyed:
         physics=_physics(sidecar),
         words=words_in(_described_by_name(stem), *described),
         body_part=words_in(str(sidecar.get("BodyPartExamined", ""))),
-        grid=_grid(image),
+        grid=grid,
         echo_ms=_echo_ms(sidecar, image),
-        value_fault=_value_fault(image),
+        value_fault=fault,
         chunk_of=_chunk_of(stem, about, keyed),
+        note=_template_note(image),
+        pixels=pixels,
+        is_derived=DERIVATIVES in PurePosixPath(name.replace(MARK, "/")).parts[:-1],
     )
 
 
@@ -131,7 +137,7 @@ def _claims(start: bytes) -> tuple[Any, int]:
 
 def _start_of(packed: bytes) -> bytes:
     try:
-        return zlib.decompressobj(wbits=31).decompress(packed, START_BYTES)
+        return inflate_start(packed, START_BYTES)
     except zlib.error:
         raise BadScan("unreadable", "the packed stream is damaged") from None
 
@@ -220,47 +226,44 @@ def _voxels(image: Any) -> NDArray[np.float32]:
     return voxels.reshape(voxels.shape[:3])
 
 
-def _value_fault(image: Any) -> tuple[str, str] | None:
-    """What the values say against a magnitude MR image: (code, message) or None."""
+def _sidecar(seen: Seen) -> dict[str, Any]:
+    """What JSON files say of it, by the inheritance principle of BIDS: its own last; {} when none does."""
+    beside = (open_beside(seen.location, suffix, ".json") for suffix in IMAGE_ENDS)
+    said: dict[str, Any] = {}
+    for data in (*map(open_above, seen.above), next(filter(None, beside), b"")):
+        said |= _object(data)
+    return said
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _judge_values(image: Any, keyed: Keyed) -> tuple[tuple[str, str] | None, str]:
+    """What the values say against a magnitude MR image, and a code that is equal for equal voxels, however
+    their axes run."""
     try:
         voxels = _voxels(image)
     except BadScan as fault:
-        return fault.code, str(fault)
-    if not np.isfinite(voxels).all():
-        return "bad_values", "voxels are NaN or infinite"
-    low, high = float(voxels.min()), float(voxels.max())
-    if low == high:
-        return "bad_values", "all voxels have one value"
-    if low < HOUNSFIELD_AIR:
-        return "not_mr", "values reach far below zero, as Hounsfield units of CT do"
-    if _is_label_image(voxels):
-        return "not_an_image", "few whole numbers in flat regions: a mask or label image"
-    return None
+        return (fault.code, str(fault)), ""
+    fault_of_values = value_fault(voxels)
+    if fault_of_values:
+        return fault_of_values, ""
+    volume = reorient(voxels, _grid(image).affine_RAS).voxels_RAS
+    return None, seal_of([str(volume.shape).encode(), volume.tobytes()], keyed.seal_key)
 
 
-def _is_label_image(voxels: NDArray[np.float32]) -> bool:
-    if (voxels != np.round(voxels)).any():
-        return False
-    few = np.unique(voxels[::7, ::7, ::7])  # sorting all takes a minute in the largest
-    if len(few) <= MAX_LABELS and len(np.unique(voxels)) <= MAX_LABELS:
-        return True
-    here, right = voxels[:-1], voxels[1:]
-    inside = (here != 0) & (right != 0)
-    return bool(inside.any() and (here[inside] == right[inside]).mean() > MAX_SAME)
-
-
-def _sidecar(location: str) -> dict[str, Any]:
-    """The JSON file beside it, {} when there is none or it is none."""
-    for suffix in (".nii.gz", ".nii"):
-        data = open_beside(location, suffix, ".json")
-        if data is None:
-            continue
-        try:
-            parsed = json.loads(data)
-        except (ValueError, RecursionError):
-            return {}
-        return parsed if isinstance(parsed, dict) else {}
-    return {}
+def _template_note(image: Any) -> str:
+    """What is to be said of an accepted file whose codes claim a template's space."""
+    codes = {int(image.header[f"{name}_code"]) for name in ("sform", "qform")}
+    claimed = sorted(codes & TEMPLATE_CODES)
+    if not claimed:
+        return ""
+    return f"; its code {claimed[0]} says a template's space: if it was warped to one, sizes are no person's"
 
 
 def _physics(sidecar: dict[str, Any]) -> Physics:

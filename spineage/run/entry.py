@@ -47,7 +47,8 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(number: int, frame: object) -> None:
-    """Say it first, past all buffers: three seconds later `ray job stop` kills what is still letting go."""
+    """Say it first, past all buffers: `ray job stop` kills what is still letting go, by default after three
+    seconds."""
     _on_sigterm(signal.SIG_DFL)  # a second one ends the process at once
     with suppress(OSError, ValueError):
         os.write(

@@ -49,9 +49,10 @@ def ingested(
 
 
 def two_exams(archive: Path, first: dict[str, str], second: dict[str, str]) -> None:
-    """Of one id."""
+    """Of one id, an hour apart."""
     write_sagittal(archive / "a", TALL, exam="E1", change=says(**first))
-    write_sagittal(archive / "b", TALL, exam="E2", change=says(**second))
+    later = says(AcquisitionTime="111500", **second)
+    write_sagittal(archive / "b", TALL, exam="E2", change=later)
 
 
 @pytest.mark.parametrize(

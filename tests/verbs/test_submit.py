@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,12 +60,20 @@ def submit(
     return subprocess.CompletedProcess(options, process.returncode, said, complaint)
 
 
+def drawing_worker(folder: Path) -> int | None:
+    """The process of the worker that has drawn a scan last."""
+    crews = [json.loads(path.read_text())["crew"] for path in folder.glob("status/*.json")]
+    places = [one["worker"] for crew in crews for one in crew if one["work"] == "draw"]
+    return int(places[-1].rpartition("/")[2]) if places else None
+
+
 @pytest.mark.slow
 def test_a_job_is_planned_submitted_watched_stopped_and_finished(
     cluster: Cluster, demo: Demo, tmp_path: Path
 ) -> None:
     folder = tmp_path / "w"
     num = len(with_new_exams(demo, folder, every=1))
+    shutil.rmtree(folder / "status")  # of the demo's own workers
     refused = submit(cluster, folder, token=OTHER)
     assert refused.returncode == 2
     assert "does not take this token" in refused.stderr
@@ -77,14 +87,17 @@ def test_a_job_is_planned_submitted_watched_stopped_and_finished(
         assert time.monotonic() < until
         assert first.poll() is None, first.communicate()
         time.sleep(0.2)
+    while not (worker := drawing_worker(folder)):  # known when it has drawn a scan
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.kill(
+        worker, signal.SIGSTOP
+    )  # or the job may be done before it has been looked at and stopped
     status = [sys.executable, "-m", "spineage.cli", "status", "--workspace", str(folder)]
-    worker = re.compile(r"^  draw: \S+/\d+ \d+ scans", re.MULTILINE)
-    told = ""
-    while not worker.search(told):  # who has done a scan is known when the scan has ended
-        assert time.monotonic() < until, told
-        told = subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert "score: at work" in told
-        assert "Ray job" in told
+    told = subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "score: at work" in told
+    assert "Ray job" in told
+    assert re.search(r"^  draw: \S+/\d+ \d+ scans", told, re.MULTILINE)
     first.send_signal(signal.SIGINT)  # who watches leaves; the job goes on
     said, _ = first.communicate(timeout=60)
     assert first.returncode == 130
@@ -98,6 +111,7 @@ def test_a_job_is_planned_submitted_watched_stopped_and_finished(
     said, complaint = second.communicate(timeout=100)
     assert second.returncode == 143, said + complaint
     assert STOPPED in said.splitlines()
+    assert not Path(f"/proc/{worker}").exists()
     masks, scores = parts(folder, "masks"), parts(folder, "scores")
     assert before < len(masks) < num, "it was stopped in the middle"
     assert not list(folder.glob("leases/**/*.json"))

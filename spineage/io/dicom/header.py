@@ -428,6 +428,7 @@ def _about(dataset: Dataset, keyed: Keyed, exam_raw: str, study_uid: str) -> Abo
         field_tesla=_tesla(number_of(dataset, "MagneticFieldStrength")),
         study_day=None if study_day is None else study_day + keyed.day_offset(person_id),
         acquired_s=acquired_s + keyed.second_offset(person_id),
+        has_time=acquired_s > 0,
         is_phantom=vendor_text.strip().lower() == "spineage-phantom",
     )
 

@@ -8,6 +8,8 @@ from typing import BinaryIO, Final
 from spineage.errors import BadScan
 
 PIECE_BYTES: Final = 1 << 20
+GZIP: Final = 31  # wbits
+GZIP_START: Final = b"\x1f\x8b"
 
 
 class Bounded:
@@ -53,16 +55,31 @@ def inflate_at_most(packed: bytes, limit: int, *, wbits: int) -> bytes:
 
     Raises BadScan: unreadable (damaged), truncated, too_large.
     """
-    stream = zlib.decompressobj(wbits=wbits)
     try:
-        data = stream.decompress(packed, limit)
-        is_more = not stream.eof and bool(
-            stream.unconsumed_tail and stream.decompress(stream.unconsumed_tail, 1)
-        )
+        data, is_whole = _inflated(packed, limit + 1, wbits)
     except zlib.error:
         raise BadScan("unreadable", "the packed stream is damaged") from None
-    if is_more:
+    if len(data) > limit:
         raise BadScan("too_large", f"it unpacks to more than {limit} bytes")
-    if not stream.eof:
+    if not is_whole:
         raise BadScan("truncated", "the packed stream ends early")
     return data
+
+
+def inflate_start(packed: bytes, limit: int) -> bytes:
+    """The first bytes of a gzip file of which the beginning is given. Raises zlib.error."""
+    return _inflated(packed, limit, GZIP)[0]
+
+
+def _inflated(packed: bytes, limit: int, wbits: int) -> tuple[bytes, bool]:
+    """At most so many bytes, and whether the stream ends in what is given. A gzip file may have several
+    members, one after the other (RFC 1952, 2.2), as bgzip writes them."""
+    data = bytearray()
+    while True:
+        stream = zlib.decompressobj(wbits=wbits)
+        data += stream.decompress(packed, limit - len(data))
+        if len(data) >= limit or not stream.eof:
+            return bytes(data), stream.eof
+        packed = stream.unused_data
+        if wbits != GZIP or not packed.startswith(GZIP_START):
+            return bytes(data), True

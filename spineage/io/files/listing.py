@@ -7,8 +7,8 @@ import io
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final, cast
 
 import fsspec
@@ -16,6 +16,7 @@ import fsspec
 from spineage.errors import BadScan, BadStudy
 from spineage.io.files.archive import MARK, read_named
 from spineage.io.files.bounded import read_at_most
+from spineage.io.files.described import Descriptions
 from spineage.io.storage.trouble import reason_of
 from spineage.uris import strip_logins
 
@@ -43,7 +44,8 @@ class Seen:
 
     name: path below the input folder, with `/`; stamp: changes when the file does, even where a tool sets
     size and time back, and "" where a store says nothing that would; trouble: the fault
-    code of what must not be opened (link, special_file, hidden, unreadable), else "".
+    code of what must not be opened (link, special_file, hidden, unreadable), else "". above: of a BIDS image
+    the JSON files that describe it beside its own, the one that wins last.
     """
 
     name: str
@@ -51,14 +53,16 @@ class Seen:
     bytes: int
     stamp: str
     trouble: str = ""
+    above: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder still to be listed."""
+    """A folder still to be listed, with what describes the images in it and below."""
 
     name: str
     location: str
+    described: Descriptions = field(default_factory=Descriptions)
 
 
 Found = Seen | _Folder
@@ -90,7 +94,7 @@ def walk_input(root: str) -> Iterator[Seen]:
 
 def _walk(top: _Folder, entries_of: Lister) -> Iterator[Seen]:
     """Depth first without recursion: folders may be nested deeper than calls."""
-    open_folders = [iter(entries_of(top))]
+    open_folders = [iter(_described(top, entries_of(top)))]
     while open_folders:
         entry = next(open_folders[-1], None)
         if entry is None:
@@ -98,7 +102,18 @@ def _walk(top: _Folder, entries_of: Lister) -> Iterator[Seen]:
         elif isinstance(entry, Seen):
             yield entry
         else:
-            open_folders.append(iter(entries_of(entry)))
+            open_folders.append(iter(_described(entry, entries_of(entry))))
+
+
+def _described(folder: _Folder, entries: Sequence[Found]) -> Iterator[Found]:
+    """The entries of a folder, each with what describes it."""
+    here = folder.described.below(entry for entry in entries if isinstance(entry, Seen))
+    for entry in entries:
+        if isinstance(entry, _Folder):
+            yield replace(entry, described=here)
+        else:
+            above = here.of(entry.name)
+            yield replace(entry, above=above) if above else entry
 
 
 def _below(folder: _Folder, name: str) -> str:
@@ -234,6 +249,14 @@ def open_beside(location: str, suffix: str, other: str) -> bytes | None:
         return open_bytes(beside, MAX_SIDECAR_BYTES) if is_file else None
     except (OSError, BadScan):
         return None
+
+
+def open_above(seen: Seen) -> bytes:
+    """A JSON file of `Seen.above`, b"" where it cannot be read: all images below it ask for it."""
+    try:
+        return open_bytes(seen.location, MAX_SIDECAR_BYTES)
+    except (OSError, BadScan):
+        return b""
 
 
 def _is_plain(location: str) -> bool:

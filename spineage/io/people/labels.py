@@ -9,7 +9,8 @@ from typing import Final
 
 from spineage.io.files.archive import MARK
 
-WITHIN: Final = ("derivatives", "rawdata", "sourcedata")
+DERIVATIVES: Final = "derivatives"
+WITHIN: Final = (DERIVATIVES, "rawdata", "sourcedata")
 """Folders of one BIDS data set that hold the people's folders once more."""
 
 
@@ -44,7 +45,7 @@ def _data_set(folders: Sequence[str]) -> str:
     while folders:
         if folders[-1] in WITHIN:
             folders = folders[:-1]
-        elif folders[-2:-1] and folders[-2] == "derivatives":
+        elif folders[-2:-1] and folders[-2] == DERIVATIVES:
             folders = folders[:-2]
         else:
             break

@@ -12,6 +12,8 @@ from spineage.errors import TRANSIENT, BadScan, place_of
 from spineage.io import nifti
 from spineage.io.dicom import header as dicom
 from spineage.io.files.archive import MARK, Member, members_of, open_archive, read_member
+from spineage.io.files.bounded import inflate_start
+from spineage.io.files.described import descriptions_in, folder_of
 from spineage.io.files.listing import Seen, open_stream
 from spineage.io.people.identity import Keyed
 from spineage.io.storage.trouble import reason_of
@@ -87,8 +89,10 @@ def _read_archive(seen: Seen, stream: BinaryIO, keyed: Keyed, exam_key: str) -> 
     """The archive's own row, then one for each member; one member is in memory at a time."""
     with open_archive(stream) as packed:
         members = []
-        for member in members_of(packed):
-            inside = _seen_inside(seen, member)
+        listed = [(member, _seen_inside(seen, member)) for member in members_of(packed)]
+        described = descriptions_in([inside for _, inside in listed])
+        for member, plain in listed:
+            inside = replace(plain, above=described[folder_of(plain.name)].of(plain.name))
             try:
                 if member.fault:
                     raise member.fault
@@ -96,10 +100,8 @@ def _read_archive(seen: Seen, stream: BinaryIO, keyed: Keyed, exam_key: str) -> 
                 members.append(_read(inside, data, keyed, exam_key))
             except Exception as error:
                 members.append(_refused(inside, keyed, fault_from(error)))
-    listed = BadScan(
-        "archive", f"a zip archive of {len(members)} files, each with a row of its own"
-    )
-    return [_refused(seen, keyed, listed), *members]
+    told = BadScan("archive", f"a zip archive of {len(members)} files, each with a row of its own")
+    return [_refused(seen, keyed, told), *members]
 
 
 def _seen_inside(seen: Seen, member: Member) -> Seen:
@@ -147,7 +149,7 @@ def _header(seen: Seen, stream: BinaryIO, file_id: str, keyed: Keyed, exam_key: 
     if kind == "dicom":
         return dicom.read_header(stream, seen.bytes, seen.name, file_id, keyed, exam_key)
     if kind == "nifti":
-        return nifti.read_header(stream, seen.location, seen.name, file_id, keyed)
+        return nifti.read_header(stream, seen, file_id, keyed)
     if kind in ("zip", "archive") and MARK in seen.name:
         raise BadScan("nested_archive", "an archive within an archive: unpack the outer one")
     if kind == "archive":
@@ -195,6 +197,6 @@ def _nifti(start: bytes) -> str:
 
 def _unpacked_start(start: bytes) -> bytes:
     try:
-        return zlib.decompressobj(wbits=31).decompress(start, SNIFF_BYTES)
+        return inflate_start(start, SNIFF_BYTES)
     except zlib.error:
         return b""

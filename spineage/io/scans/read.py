@@ -16,8 +16,9 @@ from spineage.io.files.listing import lost_since_ingest
 from spineage.science.scan.geometry import Volume, reorient
 from spineage.science.scan.slices import Frame, arrange
 from spineage.science.scan.stitch import MAX_GAP_MM, Assembly, assemble
+from spineage.science.scan.values import value_fault
 
-SCHEMA: Final = 2  # raise it when the same files give other voxels
+SCHEMA: Final = 3  # raise it when the same files give other voxels
 
 Source = Mapping[str, Any]
 """One slice: location, kind (dicom or nifti) and seal of its file, and for dicom the frame in the file."""
@@ -54,9 +55,9 @@ def read_station(slices: Sequence[Source], seal_key: bytes = b"") -> Volume:
         volume = reorient(voxels, grid.affine_RAS)
     else:
         volume = _stack(_read_slices(slices, seal_key))
-    values = volume.voxels_RAS
-    if not np.isfinite(values).all() or values.min() == values.max():
-        raise BadScan("bad_values", "pixels are NaN, infinite or all the same")
+    fault = value_fault(np.asarray(volume.voxels_RAS, np.float32))
+    if fault:
+        raise BadScan("bad_values", fault[1])
     return volume
 
 

@@ -30,6 +30,10 @@ UNPLACED_NOTE: Final = (
 DIXON_CODES: Final = {"water": "water_only", "fat": "fat_only", "opposed": "opposed_phase"}
 
 
+Question = Callable[[View, SeriesLimits], None]
+"""Raises BadScan where the answer is no, of `first` of the view."""
+
+
 @dataclass(frozen=True)
 class Series:
     """The answer for one series: what was measured, and a fault code, "" when accepted."""
@@ -59,14 +63,32 @@ class Series:
 def judge_series(headers: Sequence[Header], limits: SeriesLimits) -> Series:
     """Measure one series and answer for it; `headers` are all its files in any order."""
     view = look(headers, limits)
-    for question in QUESTIONS:
-        try:
-            question(view, limits)
-        except BadScan as fault:
-            return Series(view, fault.code, str(fault))
+    fault = _first_fault(view, limits)
+    if fault:
+        return Series(view, fault.code, str(fault))
     accepted = Series(view, "", f"a sagittal T2 of the spine{view.first.note}")
     is_placed = view.first.kind == "nifti" or accepted.frame_of_reference
     return accepted if is_placed else replace(accepted, message=accepted.message + UNPLACED_NOTE)
+
+
+def _first_fault(view: View, limits: SeriesLimits) -> BadScan | None:
+    """Of the first question that any file fails; mixed_contrast where only some have the wrong contrast."""
+    for question in QUESTIONS:
+        answers = [_answer(question, replace(view, first=said), limits) for said in view.files]
+        faults = sorted((answer for answer in answers if answer), key=lambda f: (f.code, str(f)))
+        if faults and len(faults) < len(answers) and question in (has_t2_physics, is_named_t2):
+            return BadScan("mixed_contrast", f"its slices differ; of some of them: {faults[0]}")
+        if faults:
+            return faults[0]
+    return None
+
+
+def _answer(question: Question, view: View, limits: SeriesLimits) -> BadScan | None:
+    try:
+        question(view, limits)
+    except BadScan as fault:
+        return fault
+    return None
 
 
 def is_an_image(view: View, limits: SeriesLimits) -> None:
@@ -205,6 +227,21 @@ def shows_a_spine(view: View, limits: SeriesLimits) -> None:
             raise BadScan("not_spine", "the description names another part of the body")
 
 
+def is_fine_enough(view: View, limits: SeriesLimits) -> None:
+    """A vertebra is some voxels high and some slices wide."""
+    pixel_mm, slice_mm = view.in_plane_mm or 0.0, view.gap_mm or 0.0
+    if pixel_mm > limits.max_pixel_mm:
+        raise BadScan(
+            "too_coarse",
+            f"pixels of {pixel_mm:.1f} mm, at most {limits.max_pixel_mm:g} mm show a disc",
+        )
+    if slice_mm > limits.max_slice_mm and not view.stack_fault:
+        raise BadScan(
+            "too_coarse",
+            f"slices lie {slice_mm:.1f} mm apart, at most {limits.max_slice_mm:g} mm show a vertebra",
+        )
+
+
 def is_a_stack(view: View, limits: SeriesLimits) -> None:
     """Enough slices, evenly spaced along a straight line."""
     if view.num_slices < limits.min_slices:
@@ -215,12 +252,13 @@ def is_a_stack(view: View, limits: SeriesLimits) -> None:
         raise view.stack_fault
 
 
-QUESTIONS: Final[tuple[Callable[[View, SeriesLimits], None], ...]] = (
+QUESTIONS: Final[tuple[Question, ...]] = (
     is_an_image,
     is_no_localizer,
     has_t2_physics,
     is_sagittal,
     is_named_t2,
     shows_a_spine,
+    is_fine_enough,
     is_a_stack,
 )

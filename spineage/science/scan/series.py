@@ -39,7 +39,7 @@ class About:
     born: codes that are equal where the year and the day of birth are, for one person; a code may be "".
     label_of: a code of the data set whose label person_id stands for; None where ids hold everywhere.
     study_day, acquired_s: the day, None when unknown, and seconds from its begin, both moved by an offset of
-    the person's own: only what is compared within one person means anything.
+    the person's own: only what is compared within one person means anything; has_time: the header says when.
     """
 
     person_id: str
@@ -57,6 +57,7 @@ class About:
     field_tesla: float | None = None
     study_day: int | None = None
     acquired_s: float = 0.0
+    has_time: bool = False
     is_phantom: bool = False
 
 
@@ -68,7 +69,8 @@ class Header:
     words, study_words, body_part: which words of `words.py` the series' and the study's descriptions and
     the attribute of that name hold.
     chunk_of: what several NIfTI files of one session are the stations of. note: what was made of its series.
-    frames: DICOM slices; grid: a NIfTI volume, and value_fault what its values say against it.
+    frames: DICOM slices; grid: a NIfTI volume, value_fault what its values say against it, pixels a code that
+    is equal for equal voxels at any order of axes, is_derived whether it lies below `derivatives` of BIDS.
     """
 
     file_id: str
@@ -87,6 +89,8 @@ class Header:
     value_fault: tuple[str, str] | None = None
     chunk_of: str | None = None
     note: str = ""
+    pixels: str = ""
+    is_derived: bool = False
 
 
 _PLAIN_NOT_IMAGES = frozenset(
@@ -156,17 +160,22 @@ class SeriesLimits:
     max_slice_gap_error_mm: float
     min_extent_mm: float
     max_width_mm: float
+    max_pixel_mm: float
+    max_slice_mm: float
 
 
 @dataclass(frozen=True)
 class View:
     """All that was measured on one series before it is judged.
 
+    first: of the files that hold the slices to judge the first by its object's id, never by its name; files:
+    one of those files for each of the different things that they say of themselves, in words and times.
     planes: one for each orientation met; grid: of the stack, or of its first slice where stack_fault says
     why there is none; slices: (file_id, frame number) in order along the stack.
     """
 
     first: Header
+    files: tuple[Header, ...]
     headers: tuple[Header, ...]
     num_slices: int
     num_images: int  # frames that are magnitude images
@@ -196,7 +205,7 @@ def has_text_burned_in(view: View) -> bool:
 
 def look(headers: Sequence[Header], limits: SeriesLimits) -> View:
     """Measure one series; `headers` are all its files in any order, at least one."""
-    files = tuple(sorted(headers, key=lambda header: header.file_id))
+    files = tuple(sorted(headers, key=lambda header: (header.object_id, header.file_id)))
     return _look_at_volume(files, limits) if files[0].grid else _look_at_slices(files, limits)
 
 
@@ -215,6 +224,7 @@ def _look_at_volume(files: tuple[Header, ...], limits: SeriesLimits) -> View:
         cut, plane = int(np.argmax(np.abs(first.grid.affine_RAS[0, :3]))), "unknown"
     return View(
         first,
+        files[:1],
         files,
         num_slices=first.grid.shape[cut],
         num_images=first.grid.shape[cut],
@@ -237,8 +247,11 @@ def _look_at_slices(files: tuple[Header, ...], limits: SeriesLimits) -> View:
     placed = [(i, frame) for i, frame in chosen if frame.has_geometry]
     groups = orientations([frame for _, frame in placed])
     planes = tuple(plane_of(group[0].normal, limits.max_tilt_degrees) for group in groups)
+    judged = {file_id for file_id, _ in chosen or every}
+    saying = _unlike([header for header in files if header.file_id in judged])
     view = View(
-        files[0],
+        saying[0],
+        saying,
         files,
         num_slices=len(chosen) or len(every),
         num_images=len(images),
@@ -247,6 +260,15 @@ def _look_at_slices(files: tuple[Header, ...], limits: SeriesLimits) -> View:
         echo_ms=echo_ms,
     )
     return _stacked(view, placed, limits) if len(groups) == 1 else view
+
+
+def _unlike(files: Sequence[Header]) -> tuple[Header, ...]:
+    """The first of all files that say the same."""
+    first: dict[object, Header] = {}
+    for header in files:
+        said = (header.physics, header.words, header.study_words, header.body_part)
+        first.setdefault(said, header)
+    return tuple(first.values())
 
 
 def _stacked(view: View, placed: list[Slice], limits: SeriesLimits) -> View:

@@ -93,10 +93,16 @@ class SliceGrid:
         return float(lengths[0]), float(lengths[1]), float(lengths[2])
 
     @property
+    def corners_mm(self) -> NDArray[np.float64]:
+        """R, A, S of the eight corners [8, 3], at the outer faces of the outermost voxels."""
+        ends = np.array(np.meshgrid(*([-0.5, n - 0.5] for n in self.shape), indexing="ij"))
+        corners: NDArray[np.float64] = ends.reshape(3, -1).T @ self.affine_RAS[:3, :3].T
+        return corners + self.affine_RAS[:3, 3]
+
+    @property
     def bounds_mm(self) -> NDArray[np.float64]:
         """Lowest and highest [2, 3] of R, A, S, to the outer faces of the outermost voxels."""
-        ends = np.array(np.meshgrid(*([-0.5, n - 0.5] for n in self.shape), indexing="ij"))
-        corners = ends.reshape(3, -1).T @ self.affine_RAS[:3, :3].T + self.affine_RAS[:3, 3]
+        corners = self.corners_mm
         return np.array([corners.min(axis=0), corners.max(axis=0)])
 
     @property

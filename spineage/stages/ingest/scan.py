@@ -28,7 +28,7 @@ from spineage.study import Inputs
 from spineage.tables import HEADERS
 from spineage.uris import digest_of_place
 
-SCHEMA = 9  # raise it when the same file gives another header
+SCHEMA = 10  # raise it when the same file gives another header
 CUT = 64
 """One name in so many ends a chunk: large ones would leave one worker with the last."""
 MAX_CHUNK = 256
@@ -130,7 +130,7 @@ def _stem(name: str) -> str:
 def _name(files: Iterable[Seen], keyed: Keyed) -> str:
     """Names, sizes and times of a chunk: another state of it is another part. Keyed: names name people."""
     listing = hashlib.blake2b(key=keyed.seal_key, digest_size=16)
-    for seen in files:
+    for seen in chain.from_iterable((file, *file.above) for file in files):
         line = f"{seen.name}\0{seen.location}\0{seen.bytes}\0{seen.stamp}\n"
         listing.update(line.encode("utf-8", "surrogateescape"))
     return listing.hexdigest()

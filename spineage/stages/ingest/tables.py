@@ -23,6 +23,7 @@ from spineage.science.people.one_person import (
 from spineage.science.scan.accept import Series, judge_series
 from spineage.science.scan.choose import Choice, Covered, choose_stations, coverage_of
 from spineage.science.scan.regroup import regroup
+from spineage.science.scan.same import find_copies
 from spineage.science.scan.series import Header, SeriesLimits, has_text_burned_in
 from spineage.study import Ingest
 
@@ -46,7 +47,10 @@ def tables_of(
     headers = regroup(distinct, limits.min_repetition_ms)
     doubtful = find_doubtful(headers, labels_hold_everywhere=section.labels_hold_everywhere)
     judged = [judge_series(group, limits) for group in _grouped(headers, "series_id")]
-    series = [decided(refuse_doubtful(one, doubtful), overrides) for one in judged]
+    series = [
+        decided(one, overrides)
+        for one in _without_copies([refuse_doubtful(one, doubtful) for one in judged])
+    ]
     choices = _choose(series, section)
     first_days = _first_days(headers)
     locations = {read.file_id: read.seen.location for read in reads}
@@ -101,11 +105,26 @@ def limits_of(section: Ingest) -> SeriesLimits:
 
 
 def _without_doubles(headers: Iterable[Header]) -> list[Header]:
-    """One header for each object: of copies the first by file id, whatever the order of reading."""
+    """One header for each object: of copies that differ the first by content, of equal ones by file id."""
     first: dict[str, Header] = {}
-    for header in sorted(headers, key=lambda header: header.file_id):
+    for header in sorted(headers, key=lambda header: (header.digest, header.file_id)):
         first.setdefault(header.object_id, header)
     return list(first.values())
+
+
+def _without_copies(series: Sequence[Series]) -> list[Series]:
+    """Of one volume that a person has in several forms one is used; the others say what they are."""
+    people: dict[str, list[Series]] = {}
+    for one in series:
+        if not one.code:
+            people.setdefault(one.view.first.about.person_id, []).append(one)
+    copies = {i: what for accepted in people.values() for i, what in find_copies(accepted).items()}
+    return [
+        replace(one, code="not_chosen", message=copies[one.series_id])
+        if one.series_id in copies
+        else one
+        for one in series
+    ]
 
 
 def _grouped(headers: Iterable[Header], by: str) -> list[list[Header]]:

@@ -22,7 +22,7 @@ from spineage.science.scan.words import words_in
 
 LIMITS = SeriesLimits(
     min_echo_ms=55, min_repetition_ms=1200, max_tilt_degrees=30, min_slices=5, max_slice_gap_error_mm=0.1,
-    min_extent_mm=150, max_width_mm=160,
+    min_extent_mm=150, max_width_mm=160, max_pixel_mm=4, max_slice_mm=10,
 )  # fmt: skip
 TO_BACK, TO_FEET = (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)
 TO_LEFT = (1.0, 0.0, 0.0)

@@ -1,0 +1,294 @@
+"""What real archives bring: names that say nothing, one volume several times, sidecars further up."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from pydicom.dataset import FileDataset
+
+from spineage.io.files.listing import list_input
+from spineage.io.people.identity import Keyed
+from spineage.io.scans.headers import read_file
+from spineage.run.context import Context
+from spineage.science.scan.geometry import Volume
+from spineage.stages.ingest import stage as ingest
+from spineage.stages.ingest.tables import tables_of
+from spineage.study import Ingest, Inputs, Study
+from tests.made.dicom_makers import shaded, uid, write_sagittal
+
+KEY = "a key for tests, 16 bytes or more"
+TALL = shaded((7, 40, 60))  # 160 x 240 mm
+Change = Callable[[FileDataset, int], None]
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPINEAGE_KEY", KEY)
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    return folder
+
+
+def ingested(archive: Path) -> Context:
+    study = Study(workspace=str(archive.parent / "workspace"), inputs=Inputs(scans=str(archive)))
+    context = Context(study, say=lambda text: None)
+    ingest.run(context)
+    return context
+
+
+def nifti(path: Path, volume: Volume = TALL, axes: str = "RAS") -> Path:
+    image = nibabel.Nifti1Image(volume.voxels_RAS.astype(np.int16), volume.affine_RAS)
+    wanted = nibabel.orientations.axcodes2ornt(axes)
+    start = nibabel.orientations.io_orientation(volume.affine_RAS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.as_reoriented(nibabel.orientations.ornt_transform(start, wanted)).to_filename(path)
+    return path
+
+
+def changed(**values: Any) -> Change:
+    def change(dataset: FileDataset, number: int) -> None:
+        for name, value in values.items():
+            setattr(dataset, name, value(number) if callable(value) else value)
+
+    return change
+
+
+# --- names say nothing ----------------------------------------------------------------------------
+
+MIXED: dict[str, list[Change]] = {
+    "one slice calls itself STIR": [
+        changed(SeriesDescription=lambda n: "STIR SAG" if n == 3 else "T2 SAG")
+    ],
+    "one slice has a T1's time": [changed(RepetitionTime=lambda n: 500 if n == 5 else 3500)],
+    "some slices have no time": [changed(RepetitionTime=lambda n: 500 if n < 3 else None)],
+    "a T1 and a T2 at the same places": [
+        changed(SOPInstanceUID=lambda n: uid("t2", n)),
+        changed(
+            SOPInstanceUID=lambda n: uid("t1", n), RepetitionTime=550, EchoTime=10,
+            SeriesDescription="T1 SAG",
+        ),
+    ],
+    "one slice is a phase image": [
+        changed(ImageType=lambda n: ["ORIGINAL", "PRIMARY", "P" if n == 2 else "M"])
+    ],
+    "one slice calls itself a localizer": [
+        changed(SeriesDescription=lambda n: "localizer" if n == 1 else "T2 SAG")
+    ],
+    "pixels differ": [changed(PixelSpacing=lambda n: [4, 4] if n else [3, 3])],
+    "a copy that differs": [
+        changed(),
+        changed(EchoTime=20, PixelData=lambda n: np.full((60, 40), n, "<i2").tobytes()),
+    ],
+    "all is well": [changed()],
+}  # fmt: skip
+
+
+def judged(archive: Path, rename: Callable[[str], str]) -> dict[str, list[dict[str, Any]]]:
+    keyed = Keyed(KEY.encode())
+    reads = [
+        read
+        for seen in list_input(str(archive))
+        for read in read_file(replace(seen, name=rename(seen.name)), keyed, "StudyInstanceUID")
+    ]
+    return tables_of(reads, Ingest(), keyed, None, {})
+
+
+@pytest.mark.parametrize("what", MIXED)
+def test_renaming_and_reordering_files_never_changes_a_verdict(archive: Path, what: str) -> None:
+    for number, change in enumerate(MIXED[what]):
+        write_sagittal(archive / str(number), TALL, change=change)
+    answers = []
+    for seed in range(12):
+        drawn = random.Random(seed)
+        tables = judged(archive, lambda name, d=drawn: f"{d.random()}/{d.random()}.dcm")
+        answers.append([tables["series"], tables["scans"]])
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "says"),
+    [
+        ("one slice calls itself STIR", "mixed_contrast", "STIR"),
+        ("one slice has a T1's time", "slice_gap", "slice gaps"),
+        ("some slices have no time", "mixed_contrast", "TR is 500 ms"),
+        ("one slice calls itself a localizer", "localizer", "localizer"),
+        ("all is well", "", "a sagittal T2"),
+    ],
+)
+def test_all_slices_that_were_chosen_are_judged(
+    archive: Path, what: str, code: str, says: str
+) -> None:
+    write_sagittal(archive, TALL, change=MIXED[what][0])
+    rows = judged(archive, str)["series"]
+    longest = max(rows, key=lambda row: row["num_slices"])
+    assert longest["code"] == code
+    assert says in longest["message"]
+
+
+# --- one volume several times ---------------------------------------------------------------------
+
+
+def codes_below(archive: Path) -> dict[str, set[tuple[str, str]]]:
+    """Codes and messages of the series below each folder of the archive."""
+    context = ingested(archive)
+    series = context.read("series").set_index("series_id")
+    found: dict[str, set[tuple[str, str]]] = {}
+    for file in context.read("files").itertuples():
+        if file.series_id in series.index:
+            top = Path(file.location).relative_to(archive).parts[0]
+            row = series.loc[file.series_id]
+            found.setdefault(top, set()).add((row.code, row.message))
+    return found
+
+
+def test_an_exam_as_dicom_converted_and_denoised_is_one_scan(archive: Path) -> None:
+    write_sagittal(archive / "sourcedata" / "sub-1", TALL, person="sub-1")
+    nifti(archive / "sub-1" / "anat" / "sub-1_T2w.nii.gz", axes="PIR")
+    denoised = TALL.with_voxels(np.asarray(TALL.voxels_RAS) * 0.9)
+    nifti(archive / "derivatives" / "x" / "sub-1" / "sub-1_desc-denoised_T2w.nii.gz", denoised)
+    found = codes_below(archive)
+    assert found["sourcedata"] == {("", "a sagittal T2 of the spine")}
+    for form in ("sub-1", "derivatives"):
+        [(code, message)] = found[form]
+        assert code == "not_chosen"
+        assert "converted from DICOM" in message
+
+
+def test_without_dicom_the_raw_image_is_kept_and_the_derived_one_says_so(archive: Path) -> None:
+    nifti(archive / "rawdata" / "sub-1" / "sub-1_T2w.nii.gz")
+    denoised = TALL.with_voxels(np.asarray(TALL.voxels_RAS) * 0.9)
+    nifti(archive / "derivatives" / "x" / "sub-1" / "sub-1_desc-denoised_T2w.nii.gz", denoised)
+    found = codes_below(archive)
+    assert {code for code, _ in found["rawdata"]} == {""}
+    [(code, message)] = found["derivatives"]
+    assert (code, "derived from" in message) == ("not_chosen", True)
+
+
+def test_equal_voxels_of_one_person_are_one_scan_however_they_are_stored(archive: Path) -> None:
+    nifti(archive / "a" / "sub-1" / "sub-1_acq-1_T2w.nii.gz")
+    nifti(archive / "a" / "sub-1" / "sub-1_acq-2_T2w.nii", axes="LPS")
+    context = ingested(archive)
+    assert len(context.read("scans")) == 1
+    assert sorted(context.read("series").code) == ["", "not_chosen"]
+    assert context.read("series").message.str.contains("same voxels").sum() == 1
+
+
+def test_a_repeat_at_the_same_place_is_a_scan_of_its_own(archive: Path) -> None:
+    again = TALL.with_voxels(np.asarray(TALL.voxels_RAS) + 3)
+    nifti(archive / "sub-1" / "sub-1_run-1_T2w.nii.gz")
+    nifti(archive / "sub-1" / "sub-1_run-2_T2w.nii.gz", again)
+    assert len(ingested(archive).read("scans")) == 2
+
+
+@pytest.mark.parametrize(("time", "num"), [("101500", 1), ("143000", 2), ("", 2)])
+def test_one_series_under_two_exams_is_told_by_its_moment(
+    archive: Path, time: str, num: int
+) -> None:
+    write_sagittal(archive / "a", TALL)
+    write_sagittal(archive / "b", TALL, exam="E2", change=changed(AcquisitionTime=time))
+    context = ingested(archive)
+    assert len(context.read("scans")) == num
+    if num == 1:
+        assert context.read("series").message.str.contains("under another exam").sum() == 1
+
+
+# --- the inheritance principle of BIDS ------------------------------------------------------------
+
+T1, T2 = {"EchoTime": 0.012, "RepetitionTime": 0.5}, {"EchoTime": 0.1, "RepetitionTime": 3.5}
+
+
+def said(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("sidecars", "code"),
+    [
+        ({"T2w.json": T1}, "not_t2"),
+        ({"T2w.json": T1, "sub-1/sub-1_T2w.json": T2}, ""),
+        ({"T2w.json": T2, "sub-1/ses-1/sub-1_ses-1_T2w.json": T1}, "not_t2"),
+        ({"acq-x_T2w.json": T1, "T2w.json": T2}, "not_t2"),
+        ({"acq-y_T2w.json": T1}, ""),
+        ({"T1w.json": T1}, ""),
+        ({"sub-1/anat.json": T1}, ""),
+        ({"T2w.json": {"InversionTime": 0.15}}, "not_t2"),
+        ({"T2w.json": T1, "sub-1/dataset_description.json": {}}, ""),
+        ({"T2w.json": "not an object", "sub-1/sub-1_T2w.json": T1}, "not_t2"),
+    ],
+)
+def test_what_describes_an_image_further_up_is_believed(
+    archive: Path, sidecars: dict[str, dict[str, Any]], code: str
+) -> None:
+    nifti(archive / "sub-1" / "ses-1" / "anat" / "sub-1_ses-1_acq-x_T2w.nii.gz")
+    for name, values in sidecars.items():
+        said(archive / name, values)
+    assert list(ingested(archive).read("series").code) == [code]
+
+
+def test_one_in_a_zip_archive_is_too(archive: Path) -> None:
+    image = nifti(archive.parent / "x.nii.gz").read_bytes()
+    with zipfile.ZipFile(archive / "study.zip", "w") as packed:
+        packed.writestr("bids/sub-1/anat/sub-1_T2w.nii.gz", image)
+        packed.writestr("bids/T2w.json", json.dumps(T1))
+    assert list(ingested(archive).read("series").code) == ["not_t2"]
+
+
+def test_a_change_further_up_is_read_and_nothing_else_is(archive: Path) -> None:
+    for person in ("sub-1", "sub-2"):
+        nifti(archive / person / f"{person}_T2w.nii.gz", shaded((7, 40, 60), seed=ord(person[-1])))
+    said(archive / "sub-1" / "T2w.json", T2)
+    assert set(ingested(archive).read("series").code) == {""}
+    said(archive / "sub-1" / "T2w.json", {**T1, "Note": "other"})
+    assert sorted(ingested(archive).read("series").code) == ["", "not_t2"]
+
+
+# --- values, sizes, packing -----------------------------------------------------------------------
+
+
+def test_what_is_packed_in_several_members_is_read_whole(archive: Path) -> None:
+    plain = gzip.decompress(nifti(archive / "sub-1_T2w.nii.gz").read_bytes())
+    pieces = [plain[:200], plain[200:9000], plain[9000:]]
+    path = archive / "sub-1_T2w.nii.gz"
+    path.write_bytes(b"".join(map(gzip.compress, pieces)))
+    assert list(ingested(archive).read("series").code) == [""]
+    path.write_bytes(b"".join(map(gzip.compress, pieces[:-1])))
+    assert set(ingested(archive).read("files").code) == {"truncated"}
+
+
+@pytest.mark.parametrize("form", ["dicom", "nifti"])
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "says"),
+    [((7, 20, 30), (4.0, 8.0, 8.0), "pixels of 8.0 mm"), ((7, 40, 60), (15.0, 4.0, 4.0), "15.0 mm apart")],
+)  # fmt: skip
+def test_voxels_too_coarse_for_a_vertebra_are_refused(
+    archive: Path, form: str, shape: tuple[int, int, int], spacing_mm: Any, says: str
+) -> None:
+    volume = shaded(shape, spacing_mm)
+    if form == "dicom":
+        write_sagittal(archive, volume)
+    else:
+        nifti(archive / "sub-1_T2w.nii.gz", volume)
+    [series] = ingested(archive).read("series").itertuples()
+    assert series.code == "too_coarse"
+    assert says in series.message
+
+
+@pytest.mark.parametrize(("code", "says"), [(1, False), (4, True)])
+def test_a_file_that_claims_a_templates_space_says_so(archive: Path, code: int, says: bool) -> None:
+    image = nibabel.Nifti1Image(TALL.voxels_RAS.astype(np.int16), TALL.affine_RAS)
+    image.set_sform(TALL.affine_RAS, code)
+    image.to_filename(archive / "sub-1_T2w.nii.gz")
+    [series] = ingested(archive).read("series").itertuples()
+    assert series.code == ""
+    assert ("a template's space" in series.message) == says
