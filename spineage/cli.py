@@ -307,7 +307,10 @@ def train_demo_segmenter(
 @app.command("import-segmenter")
 def import_segmenter(
     model: Annotated[
-        str, typer.Argument(help="nnU-Net v2 result folder (dataset.json, plans.json, fold_*)")
+        str,
+        typer.Argument(
+            help="nnU-Net v2 result folder (dataset.json, plans.json, fold_*), or the released zip archive"
+        ),
     ],
     out: Annotated[str, typer.Option(help="folder for the converted weights")],
     orientation: Annotated[
@@ -330,8 +333,11 @@ def import_segmenter(
     ] = None,
     folds: Annotated[str | None, typer.Option(help='e.g. "0,1"; default: the model\'s own')] = None,
     checkpoint: Annotated[
-        str, typer.Option(help="file in each fold, or checkpoint_best.pth")
-    ] = "checkpoint_final.pth",
+        str | None,
+        typer.Option(
+            help="file in each fold; default: checkpoint_final.pth, or checkpoint_best.pth where none has it"
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="the checkpoint is a pickle: you trust it")
     ] = False,

@@ -58,6 +58,7 @@ FAULTS: dict[str, str] = {
     "incomplete_spine": "the scan does not show the spine from C2 to the sacrum",
     "levels_unknown": "vertebrae cannot be counted with confidence",
     "bad_logits": "the network's answer is infinite or NaN; try another model on this scan",
+    "no_mask": "segment.masks has no mask of this scan; add one and run ingest again",
     "empty_mask": "no spine was found",
     "implausible_mask": "the mask is no spine: tissues are missing, upside down, back to front or mixed up",
     "cut_off": "the image's sides cut off too many bodies and discs",

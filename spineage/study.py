@@ -149,8 +149,18 @@ class Ingest(Section):
 
 
 class Segment(Section):
-    """Which network draws the spine."""
+    """Which network draws the spine, or whose masks are there already."""
 
+    masks: str | None = Field(
+        None,
+        description="masks that are there already: a folder, a pattern such as out/*_dseg.nii.gz, or a CSV "
+        "of mask, [tissues], and scan or person; then no network draws",
+    )
+    masks_of: str | None = Field(
+        None,
+        description="the tool that drew them: totalspineseg, spineps-veridah, totalsegmentator, levels, "
+        "semantic, or a JSON file that gives values our names",
+    )
     weights: str = Field(
         "demo", description="'demo' (trained on phantoms) or a folder of import-segmenter"
     )
@@ -227,6 +237,14 @@ class Segment(Section):
             _require_rising(getattr(self, name), name)
         if self.min_levels > self.max_levels:
             raise ValueError(f"min_levels {self.min_levels} is above max_levels {self.max_levels}")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_and_whose(self) -> Self:
+        if bool(self.masks) != bool(self.masks_of):
+            raise ValueError(
+                "masks and masks_of go together: where they lie, and which tool drew them"
+            )
         return self
 
 
@@ -741,7 +759,7 @@ def places_of(study: Study) -> dict[str, Any]:
     return {
         "workspace": study.workspace,
         "inputs": study.inputs.model_dump(),
-        "segment": {"weights": study.segment.weights},
+        "segment": {k: getattr(study.segment, k) for k in ("weights", "masks", "masks_of")},
         "score": {"model": study.score.model},
         "cluster": study.cluster.model_dump(),
     }
@@ -759,9 +777,14 @@ def _anchored(study: Study, folder: Path) -> Study:
     model = study.score.model
     is_registered = model is None or model.startswith("models:/")
     score = study.score.model_copy(update={"model": model if is_registered else anchor(model)})
-    weights = study.segment.weights
-    segment = study.segment.model_copy(
-        update={"weights": weights if weights == "demo" else anchor(weights)}
+    section = study.segment
+    is_map = (section.masks_of or "").endswith(".json")
+    segment = section.model_copy(
+        update={
+            "weights": section.weights if section.weights == "demo" else anchor(section.weights),
+            "masks": anchor(section.masks),
+            "masks_of": anchor(section.masks_of) if is_map else section.masks_of,
+        }
     )
     return study.model_copy(
         update={

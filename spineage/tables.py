@@ -129,6 +129,11 @@ SOURCES = Table(
             "digest of the file as ingest saw it",
         ),
         Column("seal_key", STR, "key of the seals, in hex: who decodes checks them"),
+        Column(
+            "masks_json",
+            STR,
+            "list of the files of its mask in segment.masks, {location, seal, key} each",
+        ),
         Column("num_voxels", INT, "of all stations: large scans are taken first"),
     ),
     private=True,

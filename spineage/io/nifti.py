@@ -25,8 +25,9 @@ from spineage.errors import BadScan
 from spineage.io.files.archive import MARK
 from spineage.io.files.bounded import inflate_at_most, inflate_start, read_at_most
 from spineage.io.files.described import IMAGE_ENDS
-from spineage.io.files.listing import Seen, open_above, open_beside, open_bytes
+from spineage.io.files.listing import open_above, open_beside, open_bytes
 from spineage.io.files.seals import check_seal, seal_of
+from spineage.io.files.seen import Seen
 from spineage.io.people.identity import Keyed
 from spineage.io.people.labels import DERIVATIVES, data_set_above, data_set_beside
 from spineage.science.scan.geometry import reorient

@@ -15,7 +15,7 @@ from spineage.io.people.identity import Keyed, load_key
 from spineage.io.people.tables import read_findings, read_lifestyle, read_splits
 from spineage.io.storage.store import Store
 from spineage.run.context import Context
-from spineage.segmenter.folder import require_usable
+from spineage.segmenter.folder import require_segmenter
 from spineage.study import Study
 
 COPY: Final = "/runtime_resources/working_dir_files/"
@@ -69,7 +69,7 @@ def check_splits(context: Context) -> None:
 
 def check_model(context: Context) -> None:
     """The segmenter is whole, and one that `segment` takes."""
-    require_usable(context.study.segment.weights)
+    require_segmenter(context.study.segment)
 
 
 def check_bundle(context: Context) -> None:

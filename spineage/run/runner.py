@@ -58,7 +58,8 @@ def _preflight(context: Context, names: set[str]) -> None:
     if is_named or cluster.gpus_per_worker:  # else Ray starts here, when there is work
         context.connect()
         if session.is_joined():
-            visit_nodes(context.store, context.study.segment.weights, context.say)
+            section = context.study.segment
+            visit_nodes(context.store, "" if section.masks else section.weights, context.say)
 
 
 def _run(context: Context, name: str, place: str) -> Counts:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from spineage.errors import BadStudy
 from spineage.io.files.json_table import read_table_file
+from spineage.science.spine.foreign import TOOLS, Foreign, from_map
 from spineage.science.spine.labels import SCHEMAS
 from spineage.segmenter.dataset_json import channel_names
 
@@ -22,6 +23,7 @@ FILES = ("weights.safetensors", "plans.json", "dataset.json")
 IDENTITY = ("configuration", "orientation", "schema", "labels", "domain")
 """Manifest keys that change the answer: the digest covers them too, and `mirror_axes` where it is said. The
 rest tells where the model is from."""
+ADAPTER_SCHEMA: Final = 1  # raise it when the same given masks become other labels
 _VALUES: Final = frozenset(map(str, range(256)))
 """Labels are written as uint8."""
 
@@ -83,6 +85,47 @@ def read_manifest(weights: str) -> dict[str, Any]:
     return manifest
 
 
+def segmenter_of(section: Any) -> dict[str, Any]:
+    """What a study's masks are drawn by, from its section `segment`: the manifest of its segmenter, or the
+    like of one for masks that are given. Raises BadStudy when it is not whole, or not known."""
+    if not section.masks:
+        return read_manifest(section.weights)
+    known = given_by(section.masks_of)
+    labels = {str(value): name for value, name in known.names.items()}
+    is_mapped = section.masks_of.endswith(".json")
+    tool = "a map of one's own" if is_mapped else section.masks_of
+    said = {"tool": tool, "labels": labels, "schema": known.schema, "adapter": ADAPTER_SCHEMA}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return {
+        "digest": digest,
+        "schema": known.schema,
+        "labels": labels,
+        "domain": "human",
+        "given_by": tool,
+    }
+
+
+def given_by(masks_of: str) -> Foreign:
+    """The table of a tool, or of a JSON file of values and our names. Raises BadStudy for neither."""
+    if masks_of.endswith(".json"):
+        return from_map(
+            read_table_file(Path(masks_of), "segment.masks_of", "expected values and names")
+        )
+    if masks_of not in TOOLS:
+        raise BadStudy(
+            f"segment.masks_of: {masks_of!r} is not known; expected a JSON file or one of {', '.join(TOOLS)}"
+        )
+    return TOOLS[masks_of]
+
+
+def require_segmenter(section: Any) -> None:
+    """Raise BadStudy when nothing can draw, or the tool of the masks that are given is not known."""
+    if section.masks:
+        given_by(section.masks_of)
+    else:
+        require_usable(section.weights)
+
+
 def channels_of(weights: str) -> list[str]:
     """The images that a segmenter looks at together, by dataset.json. Raises BadStudy when it says none."""
     path = folder_of(weights) / "dataset.json"
@@ -136,7 +179,11 @@ def _odd_values(manifest: dict[str, Any]) -> list[str]:
         and len(set(mirror)) == len(mirror),
         "layout": is_shown(manifest.get("layout", "")),
         "trained_by": is_shown(manifest.get("trained_by", "")),
-        **{key: _are_shown(manifest.get(key, [])) for key in ("folds", "channels", "lacks")},
+        **{
+            key: _are_shown(manifest.get(key, []))
+            for key in ("folds", "channels", "lacks", "without")
+        },
+        **{key: is_shown(manifest.get(key, "")) for key in ("checkpoint", "dice")},
         "origin": isinstance(origin, dict) and type(origin.get("num_cases", 0)) is int,
     }
     return sorted(key for key, is_right in fits.items() if not is_right)
@@ -159,6 +206,11 @@ def in_words(manifest: dict[str, Any]) -> str:
     ]
     if len(channels) > 1:
         told.append(f"{len(channels)} input channels ({', '.join(channels)})")
+    told.append(f"Dice {manifest.get('dice', 'unknown')}")
+    if manifest.get("checkpoint") == "checkpoint_best.pth":
+        told.append("by checkpoint_best.pth")
+    if manifest.get("without"):
+        told.append(f"not as its own tool uses it: {'; '.join(manifest['without'])}")
     if manifest.get("lacks"):
         told.append(
             f"draws no {', '.join(manifest['lacks'])}, so what is measured on them, levels counted along "

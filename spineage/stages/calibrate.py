@@ -35,7 +35,7 @@ from spineage.science.gap.conformal import Intervals, fit_intervals
 from spineage.science.gap.score import Familiarity, domain_of, self_test
 from spineage.science.network.network import load_network
 from spineage.science.seeds import Stream, rng_of
-from spineage.segmenter.folder import read_manifest
+from spineage.segmenter.folder import segmenter_of
 from spineage.tables import KEY
 from spineage.uris import digest_of_place
 
@@ -119,7 +119,7 @@ def _bundle(
     used = predictions[predictions["status"] == "normal"]
     trained_on = used[used["split"] == "train"]
     scans = context.read("scans", [*KEY, "is_phantom"]).merge(trained_on[KEY], on=KEY)
-    segmenter = read_manifest(context.study.segment.weights)
+    segmenter = segmenter_of(context.study.segment)
     cohort = context.fingerprint("cohort")
     return Bundle(
         weights=weights,

@@ -4,6 +4,7 @@ scan."""
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -11,19 +12,21 @@ from typing import Any, Literal
 import numpy as np
 
 from spineage.engine.rows import Step
-from spineage.errors import DeviceFault
+from spineage.errors import BadScan, DeviceFault
 from spineage.io.scans import read as assemble
+from spineage.io.scans.given import read_given
 from spineage.io.storage.volumes import pack, place_to_cells, volume_from_cells, volume_to_cells
 from spineage.run.context import Context
 from spineage.run.counts import Counts
 from spineage.run.fill import fill_missing
 from spineage.run.plan import Plan, plan_missing
 from spineage.science.scan.geometry import Volume
+from spineage.science.spine.foreign import Foreign, adapt, lay_on
 from spineage.science.spine.levels import Levels, find_levels
 from spineage.science.spine.morphometry import measure
 from spineage.science.spine.named import levels_from_named
 from spineage.science.spine.quality import QualityLimits, assess, refuse_implausible
-from spineage.segmenter.folder import read_manifest, require_usable
+from spineage.segmenter.folder import given_by, require_segmenter, segmenter_of
 from spineage.study import Study
 from spineage.tables import KEY, MASKS
 
@@ -39,16 +42,18 @@ Mode = Literal["exact", "fast"]
 def recipe(context: Context) -> dict[str, Any]:
     """The section, the weights by digest, and how volumes are assembled.
 
-    Where the weights lie is not identity. Raises BadStudy when they are not a whole segmenter, or one that
-    looks at more than a T2 image.
+    Where weights or masks lie is not identity; which mask a scan is given is in its source_digest. Raises
+    BadStudy when the weights are not a whole segmenter, or one that looks at more than a T2 image.
     """
     section = {**context.study.recipe("segment")["segment"]}
-    weights = section.pop("weights")
-    require_usable(weights)
+    places = {name: section.pop(name) for name in ("weights", "masks", "masks_of")}
+    require_segmenter(context.study.segment)
+    if places["masks"]:
+        section["needs_csf"] = needs_csf(context.study)
     return {
         "schema": SCHEMA,
         "segment": section,
-        "weights": read_manifest(weights)["digest"],
+        "weights": segmenter_of(context.study.segment)["digest"],
         "assemble": assemble.SCHEMA,
         "max_station_gap_mm": context.study.ingest.max_station_gap_mm,
     }
@@ -85,17 +90,7 @@ def steps(study: Study) -> list[Step]:
             deadline_s=cluster.deadline_s,
             labels=cluster.labels_of("cpu"),
         ),
-        Step(
-            SegmentStep,
-            segment_kwargs(study),
-            name="segment",
-            does="draw",
-            workers=cluster.segment_workers,
-            num_gpus=cluster.gpus_per_worker,
-            deadline_s=cluster.deadline_s,
-            labels=cluster.labels_of("segment"),
-            is_measured=True,
-        ),
+        draw_step(study, DrawStep, segment_kwargs(study)),
         Step(
             NameStep,
             name_kwargs(study),
@@ -108,13 +103,41 @@ def steps(study: Study) -> list[Step]:
     ]
 
 
+def draw_step(study: Study, step: type, kwargs: dict[str, Any]) -> Step:
+    """On the device; masks that are given need none."""
+    cluster, is_given = study.cluster, bool(study.segment.masks)
+    return Step(
+        step,
+        kwargs,
+        name="segment",
+        does="draw",
+        workers=cluster.cpu_workers if is_given else cluster.segment_workers,
+        num_gpus=0.0 if is_given else cluster.gpus_per_worker,
+        deadline_s=cluster.deadline_s,
+        labels=cluster.labels_of("cpu" if is_given else "segment"),
+        is_measured=True,
+    )
+
+
+def needs_csf(study: Study) -> bool:
+    """Whether a mask without a canal is of no use; a segmenter always draws one."""
+    return not study.segment.masks or study.prepare.normalise == "csf"
+
+
 def assemble_kwargs(study: Study) -> dict[str, Any]:
     """What AssembleStep is made with."""
     return {"max_gap_mm": study.ingest.max_station_gap_mm}
 
 
 def segment_kwargs(study: Study) -> dict[str, Any]:
-    """What SegmentStep is made with."""
+    """What DrawStep is made with."""
+    section = study.segment
+    if section.masks_of:
+        is_mapped = section.masks_of.endswith(".json")
+        return {
+            "given_by": section.masks_of,
+            "known": given_by(section.masks_of) if is_mapped else None,
+        }
     return {
         "weights": study.segment.weights,
         "mode": study.segment.mode,
@@ -127,7 +150,8 @@ def name_kwargs(study: Study) -> dict[str, Any]:
     """What NameStep is made with. Raises BadStudy when the weights are not a whole segmenter."""
     section = study.segment
     return {
-        "schema": read_manifest(section.weights)["schema"],
+        "schema": segmenter_of(section)["schema"],
+        "needs_csf": needs_csf(study),
         "min_levels": section.min_levels,
         "max_levels": section.max_levels,
         "limits": {f.name: getattr(section, f.name) for f in dataclasses.fields(QualityLimits)},
@@ -192,6 +216,41 @@ class SegmentStep:
         return {**row, "segmented": found.how, LABELS: labels_RAS.tobytes()}
 
 
+class GivenStep:
+    """A row with voxels and the place of a given mask gains labels on the grid of the voxels.
+
+    given_by: one of foreign.TOOLS, or any word with `known`, a table of one's own. Raises BadScan: no_mask,
+    implausible_mask, and as `read_given`.
+    """
+
+    def __init__(self, given_by: str, known: Foreign | None = None) -> None:
+        self._tool, self._known = given_by, known
+
+    def __call__(self, row: Row) -> Row:
+        files = json.loads(row["masks_json"])
+        if not files:
+            raise BadScan("no_mask", "segment.masks has no mask of this scan")
+        drawn, tissues = [*map(read_given, files), None][:2]
+        assert drawn
+        labels = adapt(drawn, self._tool, tissues, self._known)
+        on_scan = lay_on(labels, volume_from_cells(row, VOXELS))
+        said = "a table of one's own" if self._known else self._tool
+        return {**row, "segmented": f"given, by {said}", LABELS: on_scan.voxels_RAS.tobytes()}
+
+
+class DrawStep:
+    """The labels of a row: by the network of SegmentStep, or those that GivenStep is given."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        is_given = "given_by" in kwargs
+        self._draw: Callable[[Row], Row] = (
+            GivenStep(**kwargs) if is_given else SegmentStep(**kwargs)
+        )
+
+    def __call__(self, row: Row) -> Row:
+        return self._draw(row)
+
+
 class NameStep:
     """A row with labels gains the columns of `masks`: levels, measures, quality.
 
@@ -206,13 +265,14 @@ class NameStep:
         max_levels: int,
         limits: dict[str, Any],
         keep_voxels: bool = False,
+        needs_csf: bool = True,
     ) -> None:
         self._find: Callable[..., Levels] = {
             "semantic": find_levels,
             "levels": levels_from_named,
         }[schema]
         self._count = {"min_levels": min_levels, "max_levels": max_levels}
-        self._limits = QualityLimits(**limits)
+        self._limits, self._needs_csf = QualityLimits(**limits), needs_csf
         self._dropped = {LABELS} if keep_voxels else {LABELS, VOXELS}
 
     def __call__(self, row: Row) -> Row:
@@ -220,12 +280,14 @@ class NameStep:
         labels_RAS = np.frombuffer(row[LABELS], np.uint8).reshape(image.voxels_RAS.shape)
         levels = self._find(image.with_voxels(labels_RAS), **self._count)
         kept = {key: value for key, value in row.items() if key not in self._dropped}
-        return {**kept, **mask_columns(image, levels, self._limits)}
+        return {**kept, **mask_columns(image, levels, self._limits, needs_csf=self._needs_csf)}
 
 
-def mask_columns(image: Volume, levels: Levels, limits: QualityLimits) -> Row:
+def mask_columns(
+    image: Volume, levels: Levels, limits: QualityLimits, *, needs_csf: bool = True
+) -> Row:
     """The columns of `masks` beside the key. Raises BadScan when the mask is not believable."""
-    measured = measure(image, levels)
+    measured = measure(image, levels, needs_csf=needs_csf)
     quality = assess(levels, measured)
     refuse_implausible(quality, measured, limits)
     return {

@@ -14,6 +14,7 @@ import torch
 from spineage.engine import session
 from spineage.engine.rows import BYTES_A_WORKER
 from spineage.errors import BadStudy, place_of
+from spineage.io.scans.given import list_given
 from spineage.io.storage.store import Store
 from spineage.io.storage.trouble import free_space, reason_of
 from spineage.run.checks import (
@@ -25,10 +26,11 @@ from spineage.run.checks import (
 )
 from spineage.run.context import PACKAGES, Context
 from spineage.run.nodes import visit_nodes
-from spineage.segmenter.folder import require_usable
+from spineage.segmenter.folder import require_segmenter, require_usable
 from spineage.study import Study
 from spineage.uris import strip_logins
 
+OLDEST_CUDNN = 91_500
 PROBE, PROBE_BYTES = ".doctor", 1 << 20
 """What is written into the workspace: more than a disk that is full, or a quota that is used up, takes."""
 
@@ -71,7 +73,18 @@ def _tried(name: str, probe: Callable[[Study], str], study: Study) -> Check:
 
 def _devices() -> str:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    require_sound_cudnn(bool(gpus), torch.backends.cudnn.version())
     return f"{os.cpu_count()} CPU cores, " + (", ".join(gpus) or "no GPU")
+
+
+def require_sound_cudnn(has_gpu: bool, version: int | None) -> None:
+    """Raise BadStudy for a cuDNN whose 3D convolutions in bfloat16 are wrong (pytorch 163539)."""
+    if has_gpu and version is not None and version < OLDEST_CUDNN:
+        major, minor = version // 10_000, version // 100 % 100
+        raise BadStudy(
+            f"cuDNN {major}.{minor} computes 3D convolutions in bfloat16 wrongly on GPUs: install 9.15 or "
+            "newer (pip install 'nvidia-cudnn-cu12>=9.15', or the torch that brings it)"
+        )
 
 
 def _import() -> str:
@@ -147,8 +160,18 @@ def _weights(study: Study) -> str:
     from spineage.segmenter.folder import in_words
     from spineage.segmenter.predict.predictor import load_segmenter
 
+    if study.segment.masks:
+        return _masks(study)
     require_usable(study.segment.weights)
     return in_words(load_segmenter(study.segment.weights, device="cpu").manifest)
+
+
+def _masks(study: Study) -> str:
+    require_segmenter(study.segment)
+    assert study.segment.masks
+    num = len(list_given(study.segment.masks))
+    what = "a table of masks" if study.segment.masks.endswith(".csv") else f"{num} files of masks"
+    return f"{what} of {study.segment.masks_of}; no network draws"
 
 
 def _tables(study: Study) -> str:
@@ -178,7 +201,8 @@ def _ray(study: Study) -> str:
     if not cluster.grows:
         require_object_store(study, found["object_store_bytes"])
     if session.is_joined():
-        visit_nodes(Store(study.workspace), study.segment.weights, told.append)
+        weights = "" if study.segment.masks else study.segment.weights
+        visit_nodes(Store(study.workspace), weights, told.append)
     has = f"{found['nodes']:g} nodes, {found['CPU']:g} CPUs, {found['GPU']:g} GPUs"
     return ", ".join([has, "each sees the workspace and has the same software and weights", *told])
 

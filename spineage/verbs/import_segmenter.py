@@ -14,7 +14,7 @@ MAP: Final = '{"name in dataset.json": "our name"}'
 
 
 def convert(
-    model_folder: str,
+    model: str,
     out_folder: str,
     *,
     trust: bool,
@@ -22,7 +22,7 @@ def convert(
     layout: str | None = None,
     label_map: str | None = None,
     folds: str | None = None,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str | None = None,
     domain: str = "human",
     isolated: bool = True,
 ) -> str:
@@ -33,7 +33,7 @@ def convert(
     """
     names = tuple(fold.strip() for fold in folds.split(",")) if folds else None
     manifest = import_segmenter(
-        model_folder,
+        model,
         out_folder,
         trust=trust,
         orientation=orientation,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,10 @@ def train_folds(
     listener = Listener(tracking, run_id, work, recipe, folds, say)
     _train(work, recipe, folds, machines, listener, loop)
     listener.catch_up()
+    found = figures(work, recipe, folds)
     manifest = import_segmenter(
         result_folder(work, recipe), out, trust=True, orientation="RAS", domain=domain,
-        folds=tuple(folds), origin={**training, "figures": figures(work, recipe, folds)},
+        folds=tuple(folds), origin={**training, "figures": found}, dice=_dice_of(found),
         isolated=is_possible(),
     )  # fmt: skip
     _publish(tracking, run_id, out, manifest)
@@ -125,6 +126,13 @@ def fold_loop(worker: Worker, config: dict[str, Any]) -> None:
 def figures(work: Path, recipe: FoldRecipe, folds: Sequence[str]) -> dict[str, dict[str, float]]:
     """The last epoch of each fold: nnU-Net's losses and its pseudo-Dice on validation patches."""
     return {fold: read_history(fold_folder(work, fold, recipe) / HISTORY)[-1] for fold in folds}
+
+
+def _dice_of(found: Mapping[str, Mapping[str, float]]) -> str:
+    """In words: the mean over folds of what nnU-Net measures while it trains, on patches."""
+    mean = sum(one["mean_dice"] for one in found.values()) / len(found)
+    scans = "of the training's own" if "all" in found else "of scans held out"
+    return f"{mean:.3f} (nnU-Net's pseudo-Dice, mean over labels, on patches {scans})"
 
 
 def _train(

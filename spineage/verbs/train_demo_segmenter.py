@@ -100,6 +100,10 @@ def train(
         "features": list(features),
         "expected": measured,
     }
+    mean = sum(measured["dice"].values()) / len(measured["dice"])
+    manifest["dice"] = (
+        f"{mean:.3f} (mean over labels, on {measured['num_people']} unseen phantom people)"
+    )
     write_manifest(out, manifest)
     return manifest
 

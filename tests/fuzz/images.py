@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spineage.errors import FAULTS, BadScan
 from spineage.io.dicom.pixels import read_frames
-from spineage.io.files.listing import Seen
+from spineage.io.files.seen import Seen
 from spineage.io.people.identity import Keyed
 from spineage.io.scans.headers import Read, read_file
 from spineage.io.scans.read import read_station

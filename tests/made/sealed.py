@@ -14,9 +14,9 @@ KEY = b"the key of seals in the tests"
 
 
 def sealed(stations: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, str]:
-    """The columns stations_json and seal_key; a file that is not there has the seal of an empty one."""
+    """The columns that say where voxels are; a file that is not there has the seal of an empty one."""
     found = [[{**one, "seal": _seal(one)} for one in slices] for slices in stations]
-    return {"stations_json": json.dumps(found), "seal_key": KEY.hex()}
+    return {"stations_json": json.dumps(found), "seal_key": KEY.hex(), "masks_json": "[]"}
 
 
 def sealed_nifti(path: Path | str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from spineage.errors import BadScan
 from spineage.io.dicom.pixels import read_frames
-from spineage.io.files.listing import Seen
+from spineage.io.files.seen import Seen
 from spineage.io.people.identity import Keyed
 from spineage.io.scans.headers import read_file
 from spineage.science.scan.geometry import Volume, reorient

@@ -329,7 +329,13 @@ def scans(tmp_path: Path) -> Context:
     folder = context.folder("ingest")
     write_part(context.store, folder, SCANS, scan_rows("s1", "s2", "s3"), "part-0")
     sources = [
-        {**{k: row[k] for k in KEY}, "stations_json": "[]", "seal_key": "", "num_voxels": 1}
+        {
+            **{k: row[k] for k in KEY},
+            "stations_json": "[]",
+            "seal_key": "",
+            "masks_json": "[]",
+            "num_voxels": 1,
+        }
         for row in scan_rows("s1", "s2", "s3").to_dict("records")
     ]
     write_part(context.store, folder, SOURCES, sources, "part-0")

@@ -29,7 +29,8 @@ from rich.console import Console
 from spineage.errors import FAULTS, TRANSIENT, BadScan, BadStudy
 from spineage.io.dicom import header as dicom
 from spineage.io.dicom.pixels import read_frames
-from spineage.io.files.listing import Seen, list_input
+from spineage.io.files.listing import list_input
+from spineage.io.files.seen import Seen
 from spineage.io.people.identity import Keyed, load_key
 from spineage.io.scans import headers
 from spineage.io.scans.header_rows import read_of, row_of

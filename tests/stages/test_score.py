@@ -166,7 +166,7 @@ def test_a_missing_mask_is_made_again_and_its_flags_are_told(context, undisturbe
     masks = read_table(context.store, context.folder("segment"), MASKS)
     write_part(context.store, "answers", MASKS, masks.assign(numbering="L6 present"), "part-0")
     write_part(context.store, context.folder("segment"), MASKS, masks.iloc[2:], "part-0")
-    monkeypatch.setattr(score_steps, "SegmentStep", DrawsLabels)
+    monkeypatch.setattr(score_steps, "DrawStep", DrawsLabels)
     monkeypatch.setattr(
         score_steps,
         "NameStep",

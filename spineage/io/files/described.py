@@ -11,10 +11,9 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from spineage.io.files.listing import Seen
+from spineage.io.files.seen import Seen
 
 DATA_SET: Final = "dataset_description.json"
 IMAGE_ENDS: Final = (".nii.gz", ".nii")

@@ -17,6 +17,7 @@ from spineage.errors import BadScan, BadStudy
 from spineage.io.files.archive import MARK, read_named
 from spineage.io.files.bounded import read_at_most
 from spineage.io.files.described import Descriptions
+from spineage.io.files.seen import Seen
 from spineage.io.storage.trouble import reason_of
 from spineage.uris import strip_logins
 
@@ -36,24 +37,6 @@ STAMPS: Final = (
     "created",
 )
 """What object stores say of a file's content and age, whichever they have."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One file, or one member of an archive.
-
-    name: path below the input folder, with `/`; stamp: changes when the file does, even where a tool sets
-    size and time back, and "" where a store says nothing that would; trouble: the fault
-    code of what must not be opened (link, special_file, hidden, unreadable), else "". above: of a BIDS image
-    the JSON files that describe it beside its own, the one that wins last.
-    """
-
-    name: str
-    location: str
-    bytes: int
-    stamp: str
-    trouble: str = ""
-    above: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from spineage.io.files.listing import Seen
+from spineage.io.files.seen import Seen
 from spineage.io.scans.headers import Read
 from spineage.science.scan.series import About, Header, Physics
 from spineage.science.scan.slices import Frame, SliceGrid

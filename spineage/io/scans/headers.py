@@ -14,7 +14,8 @@ from spineage.io.dicom import header as dicom
 from spineage.io.files.archive import MARK, Member, members_of, open_archive, read_member
 from spineage.io.files.bounded import inflate_start
 from spineage.io.files.described import descriptions_in, folder_of
-from spineage.io.files.listing import Seen, open_stream
+from spineage.io.files.listing import open_stream
+from spineage.io.files.seen import Seen
 from spineage.io.people.identity import Keyed
 from spineage.io.storage.trouble import reason_of
 from spineage.science.people.age import is_withheld

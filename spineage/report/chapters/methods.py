@@ -90,6 +90,14 @@ def _images(evidence: Evidence) -> str:
 
 def _segmentation(evidence: Evidence) -> str:
     settings, manifest = evidence.study.segment, evidence.segmenter
+    refusals = (
+        f"Refused were scans with fewer than {settings.min_levels} or more than {settings.max_levels} "
+        "vertebrae from C2 down, and masks out of the study's limits of coverage, symmetry, canal and cord, "
+        f"length, heights, volumes and disc signal; {counted(_num_refused(evidence), 'scan')} ended here."
+    )
+    if settings.masks:
+        tool = manifest["given_by"]
+        return f"Masks were not drawn here but given: {tool}. Their names and order were checked. {refusals}"
     folds = len(manifest.get("folds", []))
     whole = "nnU-Net's own tiles over the whole scan"
     seen = _seen_fast(evidence) if settings.mode == "fast" else whole
@@ -101,10 +109,7 @@ def _segmentation(evidence: Evidence) -> str:
         f"nnU-Net v2 (configuration {manifest['configuration']}, {counted(folds, 'fold')}, weights "
         f"{manifest['digest'][:12]}), {_trained(settings.weights, manifest)}, in {seen}, "
         f"{'averaged over flips' if settings.mirror else 'without test-time mirroring'}. "
-        f"{named[manifest['schema']]}. Refused were scans with fewer than {settings.min_levels} or more than "
-        f"{settings.max_levels} vertebrae from C2 down, and masks out of the study's limits of coverage, "
-        "symmetry, canal and cord, length, heights, volumes and disc signal; "
-        f"{counted(_num_refused(evidence), 'scan')} ended here."
+        f"{named[manifest['schema']]}. {refusals}"
     )
 
 

@@ -65,22 +65,21 @@ def make_tensor(scan: Volume, levels: Volume, recipe: Prepare) -> tuple[Voxels, 
 def place_window(levels: Volume, recipe: Prepare) -> Affine:
     """Where the grid lies: its affine, voxel index to RAS+ mm, axes along the body's.
 
-    R: centred on the median canal voxel, the midline; what is lateral to the window is cut.
+    R: centred on the midline, the median voxel of the canal, or of the cord where no canal was drawn; what
+    is lateral to the window is cut.
     A: centred between the 1st and 99th percentile of vertebrae and discs.
     S: the window's top is HEADROOM_MM above the top of C2; below, the sacrum and canal end where the
     window ends. A rule in millimetres of the labels alone: where the patient lay in the scanner drops
     out. Raises BadScan(incomplete_spine) without C2, sacrum or canal; (implausible_mask) when it does not
     fit.
     """
+    labels_RAS = levels.voxels_RAS
+    middle = CANAL if (labels_RAS == CANAL).any() else CORD
     column_mm, canal_mm, c2_mm = (
         _points_mm(levels, chosen)
-        for chosen in (
-            IS_COLUMN[levels.voxels_RAS],
-            levels.voxels_RAS == CANAL,
-            levels.voxels_RAS == C2,
-        )
+        for chosen in (IS_COLUMN[labels_RAS], labels_RAS == middle, labels_RAS == C2)
     )
-    if not (len(canal_mm) and len(c2_mm) and (levels.voxels_RAS == SACRUM).any()):
+    if not (len(canal_mm) and len(c2_mm) and (labels_RAS == SACRUM).any()):
         raise BadScan(
             "incomplete_spine", "labels lack C2, the sacrum or the canal; all three are expected"
         )

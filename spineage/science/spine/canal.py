@@ -13,8 +13,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from spineage.errors import BadScan
-from spineage.science.scan.geometry import Points, Volume, without_crumbs
-from spineage.science.spine.labels import SEMANTIC
+from spineage.science.scan.geometry import Points, Volume, where_mm, without_crumbs
+from spineage.science.spine.labels import LEVELS, SEMANTIC, VERTEBRAE
 
 STEP_MM = 1.0
 SMOOTH_MM = 8.0
@@ -22,6 +22,9 @@ SMOOTH_MM = 8.0
 TANGENT_MM = 30.0
 """Length over which the ends are prolonged straight."""
 MIN_LENGTH_MM = 60.0
+MIN_BONES = 5
+BESIDE_MM = 5.0
+"""Along S: the cord at the height of a vertebra's middle."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,33 @@ def find_canal(semantic: Volume) -> Canal:
     a = inside.sum(0).T @ np.arange(inside.shape[1])
     centres = np.stack([r[seen] / counts_S[seen], a[seen] / counts_S[seen], seen], 1)
     return _curve(semantic.to_mm(centres))
+
+
+def canal_behind(named: Volume) -> Canal:
+    """The curve where no canal was drawn: behind the vertebrae, as far as the cord lies behind those that it
+    passes.
+
+    named: in the levels schema. Raises BadScan `implausible_mask` when there is too little of either.
+    """
+    counts = np.bincount(named.voxels_RAS.ravel(), minlength=256)
+    values = [LEVELS[name] for name in VERTEBRAE[1:] if counts[LEVELS[name]]]
+    if len(values) < MIN_BONES or not counts[LEVELS["cord"]]:
+        raise BadScan(
+            "implausible_mask",
+            f"there is no canal, {counts[LEVELS['cord']]} voxels of cord and {len(values)} vertebrae from C2 "
+            f"down; a cord and {MIN_BONES} vertebrae are needed to place the canal",
+        )
+    bones_mm = np.array([where_mm(named, named.voxels_RAS == value).mean(0) for value in values])
+    cord_mm = where_mm(named, named.voxels_RAS == LEVELS["cord"])
+    passed = (bones_mm[:, 2] > cord_mm[:, 2].min()) & (bones_mm[:, 2] < cord_mm[:, 2].max())
+    near = [cord_mm[np.abs(cord_mm[:, 2] - s) < BESIDE_MM].mean(0) for s in bones_mm[passed, 2]]
+    if not near:
+        raise BadScan("implausible_mask", "there is no canal, and the cord passes no vertebra")
+    bones_mm[:, :2] += np.median(np.array(near)[:, :2] - bones_mm[passed, :2], axis=0)
+    order = np.argsort(bones_mm[:, 2])
+    heights_mm = np.arange(bones_mm[order[0], 2], bones_mm[order[-1], 2], STEP_MM)
+    places = [np.interp(heights_mm, bones_mm[order, 2], bones_mm[order, k]) for k in (0, 1)]
+    return _curve(np.stack([*places, heights_mm], 1))
 
 
 def _curve(centres_mm: Points) -> Canal:

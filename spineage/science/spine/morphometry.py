@@ -36,17 +36,19 @@ class Morphometry:
     canal_diameter_mm: list[float]
 
 
-def measure(image: Volume, levels: Levels) -> Morphometry:
+def measure(image: Volume, levels: Levels, *, needs_csf: bool = True) -> Morphometry:
     """Heights, volumes, disc signal and canal depth of a named spine.
 
     A height is that of the slab whose voxels spread as much along the structure's own axis: it uses every
     voxel, a tilted disc is not a thick one, and steps of a voxel average out. C1 has no body and no
     height. Disc signal is the disc's median over the CSF's: it needs no scanner calibration. Raises
-    BadScan `implausible_mask` when there is too little CSF, or it has no signal.
+    BadScan `implausible_mask` when there is too little CSF, or it has no signal; without `needs_csf` a mask
+    that has no canal has neither disc signals nor diameters.
     """
     labels_RAS = levels.volume.voxels_RAS
     csf = image.voxels_RAS[labels_RAS == LEVELS["canal"]]
-    if len(csf) < MIN_CSF_VOXELS or not np.median(csf) > 0:
+    has_csf = bool(len(csf) or needs_csf)
+    if has_csf and (len(csf) < MIN_CSF_VOXELS or not np.median(csf) > 0):
         raise BadScan(
             "implausible_mask",
             f"{len(csf)} voxels of CSF; signals are relative to it, expected {MIN_CSF_VOXELS} or more",
@@ -66,8 +68,10 @@ def measure(image: Volume, levels: Levels) -> Morphometry:
     for name, disc in levels.discs:
         index = voxels[LEVELS[f"disc_below_{name}"]]
         disc_heights.append(_height(levels.volume.to_mm(index), disc.up, levels.volume))
-        signals.append(float(np.median(image.voxels_RAS[tuple(index.T)]) / np.median(csf)))
-        diameters.append(_canal_depth(canal_place, disc.along_mm, levels.volume))
+        signal = np.median(image.voxels_RAS[tuple(index.T)])
+        signals.append(float(signal / np.median(csf)) if has_csf else float("nan"))
+        depth_mm = _canal_depth(canal_place, disc.along_mm, levels.volume)
+        diameters.append(depth_mm if has_csf else float("nan"))
     return Morphometry(
         list(levels.names),
         heights,

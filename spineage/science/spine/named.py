@@ -12,7 +12,7 @@ import numpy as np
 
 from spineage.errors import BadScan
 from spineage.science.scan.geometry import Points, Volume, where_mm
-from spineage.science.spine.canal import find_canal
+from spineage.science.spine.canal import canal_behind, find_canal
 from spineage.science.spine.discs import MIN_DISC_MM3, Disc, disc_from
 from spineage.science.spine.labels import LEVELS, SEMANTIC, VERTEBRAE
 from spineage.science.spine.levels import Levels, check_count, check_presence
@@ -39,7 +39,8 @@ def levels_from_named(named: Volume, *, min_levels: int = 22, max_levels: int = 
     """
     semantic = semantic_of(named)
     check_presence(semantic)
-    canal = find_canal(semantic)
+    has_canal = bool((semantic.voxels_RAS == SEMANTIC["canal"]).any())
+    canal = find_canal(semantic) if has_canal else canal_behind(named)
     num_voxels = np.bincount(named.voxels_RAS.ravel(), minlength=256)
     mm3 = num_voxels * named.voxel_mm3
     found = [name for name in VERTEBRAE if mm3[LEVELS[name]] >= MIN_VERTEBRA_MM3]

@@ -69,10 +69,10 @@ def assess(levels: Levels, measured: Morphometry) -> Quality:
     coverage: share of vertebral bodies (C2 down) and discs that touch no side of the image; off_centre: the
     median over the bodies of |right - left| / (right + left), their reach to either side of the canal;
     loose_share: of the body or disc most broken up, what is not in its largest piece; canal_gap_mm: the
-    longest stretch from C2 to the last disc without canal or cord; cord_inside: share of the cord within
-    CANAL_RADIUS_MM of the canal's centre line, 1 without a cord; discs_in_front: share of discs in front of
-    that line; length_mm: along it from the top disc to the lowest; height_ratio, volume_ratio: a body's
-    height, or a vertebra's volume, over the median of its neighbours', where it is largest.
+    longest stretch from C2 to the last disc without canal or cord, NaN of a mask without canal; cord_inside:
+    share of the cord within CANAL_RADIUS_MM of the canal's centre line, 1 without a cord; discs_in_front:
+    share of discs in front of that line; length_mm: along it from the top disc to the lowest; height_ratio,
+    volume_ratio: a body's height, or a vertebra's volume, over the median of its neighbours', the largest.
     """
     voxels = by_label(levels.volume.voxels_RAS)
     bodies = _bodies(levels, voxels)
@@ -220,10 +220,13 @@ def _canal(
     line."""
     canal, cord = voxels[LEVELS["canal"]], voxels[LEVELS["cord"]]
     along, forward, side = levels.canal.locate(levels.volume.to_mm(np.concatenate([canal, cord])))
+    off_mm = np.hypot(forward, side)[len(canal) :]
+    inside = float(np.mean(off_mm < CANAL_RADIUS_MM)) if len(cord) else 1.0
+    if not len(canal):  # none was drawn, and the cord ends long before the last disc
+        return float("nan"), inside
     seen = np.unique(np.clip(along, *span_mm))
     gap_mm = float(np.diff(np.concatenate([[span_mm[0]], seen, [span_mm[1]]])).max())
-    off_mm = np.hypot(forward, side)[len(canal) :]
-    return gap_mm, float(np.mean(off_mm < CANAL_RADIUS_MM)) if len(cord) else 1.0
+    return gap_mm, inside
 
 
 def _below_axis(measured: Morphometry, values: Sequence[float]) -> list[float]:

@@ -26,13 +26,16 @@ from spineage.segmenter.folder import digest_of, has_three_axes
 from spineage.segmenter.predict.predictor import load_segmenter, refuse_unsupported
 from spineage.segmenter.published.checkpoint import convert_folds
 from spineage.segmenter.published.layouts import Known, recognise
+from spineage.segmenter.published.release import model_folder
 
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+UNKNOWN_DICE = "unknown"
 TRAINER = "nnUNetTrainer"
 """Any other name makes nnU-Net's look-up import optional packages; the plans alone describe the network."""
 
 
 def import_segmenter(
-    model_folder: str | Path,
+    model: str | Path,
     out_folder: str | Path,
     *,
     trust: bool,
@@ -40,24 +43,27 @@ def import_segmenter(
     layout: str | None = None,
     label_map: dict[str, str] | None = None,
     folds: tuple[str, ...] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str | None = None,
     domain: str = "human",
     origin: dict[str, Any] | None = None,
+    dice: str = UNKNOWN_DICE,
     isolated: bool = True,
 ) -> dict[str, Any]:
-    """Turn an nnU-Net result folder (dataset.json, plans.json, fold_X/checkpoint) into a segmenter; its
-    manifest.
+    """Turn an nnU-Net result (dataset.json, plans.json, fold_X/checkpoint) into a segmenter; its manifest.
+
+    model: the folder, one that it is nested in, or the released zip archive.
 
     orientation: axis codes of the files it was trained on, as nibabel names them; nnU-Net never reorients.
     layout: a published model of nnunet_layouts.py; none looks whether it is one of them.
     label_map: name in dataset.json to name in our schema; needed when they differ, and for regions.
-    folds: which to use, averaged; none means all that hold the checkpoint.
-    domain: 'phantom' or 'human', what it was trained on; later stages record it.
+    folds: which to use, averaged; none means all that hold the checkpoint. checkpoint: the file in each;
+    none means the final one, and the best one where no fold has a final one.
+    domain: 'phantom' or 'human', what it was trained on; later stages record it. dice: how well it draws,
+    and on what, in words; a published model comes without.
     isolated: False opens the pickle in an ordinary process, for what this machine itself has trained.
     Raises BadStudy when not trusted, when files are missing or contradict each other, when nobody states
     the orientation, or when the model is of an unsupported kind.
     """
-    model_folder, out_folder = Path(model_folder), Path(out_folder)
     if not trust:
         raise BadStudy(
             "an nnU-Net checkpoint is a pickle, and opening one runs the code inside: "
@@ -65,32 +71,32 @@ def import_segmenter(
         )
     if domain not in ("phantom", "human"):
         raise BadStudy(f"domain is {domain!r}, expected 'phantom' or 'human'")
-    plans, dataset = (
-        _read_json(model_folder / "plans.json"),
-        _read_json(model_folder / "dataset.json"),
-    )
-    check_dataset(dataset)
-    facts = describe(model_folder, dataset, orientation, layout, label_map)
-    names = folds or _folds_with(model_folder, checkpoint)
-    paths = {name: model_folder / f"fold_{name}" / checkpoint for name in names}
-    for name, path in paths.items():
-        if not path.is_file():
-            raise BadStudy(
-                f"fold {name} has no {path.name}; folds with one: "
-                f"{', '.join(_folds_with(model_folder, checkpoint))}"
-            )
-    with _all_or_nothing(out_folder) as built:
+    with model_folder(Path(model)) as folder, _all_or_nothing(Path(out_folder)) as built:
+        plans, dataset = (_read_json(folder / n) for n in ("plans.json", "dataset.json"))
+        check_dataset(dataset)
+        facts = describe(folder, dataset, orientation, layout, label_map)
+        checkpoint = checkpoint or _usual_checkpoint(folder)
+        names = folds or _folds_with(folder, checkpoint)
+        paths = {name: folder / f"fold_{name}" / checkpoint for name in names}
+        for name, path in paths.items():
+            if not path.is_file():
+                raise BadStudy(
+                    f"fold {name} has no {path.name}; folds with one: "
+                    f"{', '.join(_folds_with(folder, checkpoint))}"
+                )
         training = convert_folds(paths, built, isolated)
         refuse_unsupported(PlansManager(dict(plans)), dataset, training["configuration"])
         _check_weights(training, dataset)
         for name in ("plans.json", "dataset.json"):
-            shutil.copyfile(model_folder / name, built / name)
+            shutil.copyfile(folder / name, built / name)
         manifest: dict[str, Any] = {
             "format": 1,
             "configuration": training["configuration"],
             **facts,
             "domain": domain,
             "folds": list(names),
+            "checkpoint": checkpoint,
+            "dice": dice,
             "trainer": TRAINER,
             "trained_by": training["trainer"],
             "mirror_axes": training["mirror_axes"],
@@ -120,7 +126,7 @@ def _all_or_nothing(folder: Path) -> Iterator[Path]:
 
 
 def describe(
-    model_folder: Path,
+    folder: Path,
     dataset: dict[str, Any],
     orientation: str | None,
     layout: str | None,
@@ -132,7 +138,7 @@ def describe(
     Raises BadStudy as `import_segmenter` does.
     """
     channels = channel_names(dataset)
-    known = recognise(model_folder, dataset, layout)
+    known = recognise(folder, dataset, layout)
     schema, labels = our_labels(dataset, {**(known.names or {}), **(label_map or {})})
     return {
         "layout": known.layout,
@@ -141,6 +147,7 @@ def describe(
         "labels": labels,
         "channels": channels,
         "lacks": list(known.lacks),
+        "without": list(known.without),
     }
 
 
@@ -196,6 +203,13 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"no {path.name} there: give the folder that holds plans.json, dataset.json and fold_X"
         )
     return read_table_file(path, path.name, "take the one the model was trained with")
+
+
+def _usual_checkpoint(folder: Path) -> str:
+    """The final one; the best one where only that was released."""
+    return next(
+        (name for name in CHECKPOINTS if any(folder.glob(f"fold_*/{name}"))), CHECKPOINTS[0]
+    )
 
 
 def _folds_with(model_folder: Path, checkpoint: str) -> tuple[str, ...]:

@@ -24,8 +24,9 @@ Labels = dict[str, int | list[int]]
 @dataclass(frozen=True)
 class Layout:
     """A published model. labels: those of its dataset.json (may_have: some versions have these too);
-    names: name in dataset.json to ours; lacks: what our schema has and the model does not draw; refusal:
-    why it is not imported, "" where it is."""
+    names: name in dataset.json to ours; lacks: what our schema has and the model does not draw; without:
+    what its own tool does around the network, or says of it, and we do not; refusal: why it is not imported,
+    "" where it is."""
 
     about: str
     labels: Labels
@@ -33,6 +34,7 @@ class Layout:
     may_have: Labels = field(default_factory=dict)
     orientation: str = "RAS"
     lacks: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     refusal: str = ""
 
     def fits(self, labels: Labels) -> bool:
@@ -113,6 +115,13 @@ _TISSUES: Final = {
     "sacrum": "sacrum", "vertebrae": "vertebra", "intervertebral_discs": "disc", "spinal_cord": "cord",
 }  # fmt: skip
 
+_TOTAL_ORDER: Final = (
+    "TotalSegmentator resamples its input linearly since 2.16, here it is by splines"
+)
+_SPINEPS_STEPS: Final = (
+    "SPINEPS corrects the bias field (N4) and scales to 0-1500 before its network",
+    "it removes small components and fills holes afterwards",
+)
 LAYOUTS: Final[dict[str, Layout]] = {
     "totalspineseg-step1": Layout(
         "TotalSpineSeg Dataset101",
@@ -124,23 +133,31 @@ LAYOUTS: Final[dict[str, Layout]] = {
         "TotalSpineSeg Dataset102",
         {
             **_LANDMARKS,
-            "vertebrae": [6, 7, 8, 9, 10, 11, 12],
-            **{f"vertebrae_{n}": i for i, n in enumerate(("O", "E", "C2", "T1", "T12"), start=7)},
-            "sacrum": 12,
-            "canal": [13, 14],
-            "cord": 14,
+            "vertebrae": [6, 7, 8, 9],
+            "vertebrae_O": 7,
+            "vertebrae_E": 8,
+            "sacrum": 9,
+            "canal": [10, 11],
+            "cord": 11,
         },
         refusal="TotalSpineSeg's step 2 wants every other disc of step 1 as a second channel, and tells odd "
         f"from even vertebrae only, which the tool's iterative labelling then names: {OWN_TOOL}",
     ),
     "totalspineseg-full": Layout(
-        "TotalSpineSeg Dataset103, its single model", _full_labels(), _full_names()
+        "TotalSpineSeg Dataset103, its single model",
+        _full_labels(),
+        _full_names(),
+        without=(
+            "it was in the release of September 2024 only, and its makers found that it was not good: "
+            "masks of their two steps are better (segment.masks)",
+        ),
     ),
     "vertebrae_mr": Layout(
         "TotalSegmentator vertebrae_mr (Dataset756)",
         _MR_LABELS,
         _MR_NAMES,
         lacks=("discs", "canal", "cord"),
+        without=(_TOTAL_ORDER,),
     ),
     "total_mr": Layout(
         "TotalSegmentator total_mr, the network of organs (Dataset850), or of all (852, 853)",
@@ -148,6 +165,7 @@ LAYOUTS: Final[dict[str, Layout]] = {
         {**dict.fromkeys((*_ORGANS, *_MUSCLES), "background"), **_TISSUES},
         may_have={n: i for i, n in enumerate(_MUSCLES, start=30)},
         lacks=("canal",),
+        without=(_TOTAL_ORDER,),
     ),
     "total_mr-muscles": Layout(
         "TotalSegmentator total_mr, the network of muscles (Dataset851)",
@@ -168,6 +186,7 @@ class Known:
     orientation: str | None = None
     names: dict[str, str] | None = None
     lacks: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 def recognise(model_folder: Path, dataset: dict[str, Any], stated: str | None) -> Known:
@@ -192,7 +211,7 @@ def recognise(model_folder: Path, dataset: dict[str, Any], stated: str | None) -
     if layout.refusal:
         raise BadStudy(layout.refusal)
     names = {n: ours for n, ours in layout.names.items() if n in labels}
-    return Known(recognised, layout.orientation, names, layout.lacks)
+    return Known(recognised, layout.orientation, names, layout.lacks, layout.without)
 
 
 def _contradiction(stated: str, recognised: str, labels: Labels) -> str:
@@ -241,7 +260,7 @@ def _spineps(config: Path, dataset: dict[str, Any]) -> Known:
                 "which is no tissue of SPINEPS' semantic model: the two files are not of one model"
             )
         names[name] = ours
-    return Known(SPINEPS, orientation, names)
+    return Known(SPINEPS, orientation, names, without=_SPINEPS_STEPS)
 
 
 _LOCATIONS: Final = {

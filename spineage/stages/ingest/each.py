@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from spineage.errors import SpineageError
-from spineage.io.files.listing import Seen
+from spineage.io.files.seen import Seen
 from spineage.io.scans.header_rows import Row, read_of
 from spineage.io.scans.headers import Read, fault_from
 

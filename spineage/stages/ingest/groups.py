@@ -14,6 +14,7 @@ from spineage.engine.training.shuffle import each_group
 from spineage.io.people.identity import Keyed
 from spineage.io.people.overrides import Override, read_overrides
 from spineage.io.people.tables import read_participants
+from spineage.io.scans.given import Given, find_given
 from spineage.io.scans.header_rows import GROUPS, Row
 from spineage.io.storage.parquet import read_parts, write_part
 from spineage.io.storage.store import Store
@@ -40,6 +41,8 @@ class Judging:
     inputs: Inputs
     keyed: Keyed
     named_sites: tuple[str, ...]
+    masks: str | None = None
+    masks_of: str | None = None
 
 
 def check_tables(study: Study, keyed: Keyed) -> None:
@@ -62,7 +65,10 @@ def judge_groups(context: Context, keyed: Keyed, scanned: Scanned, folder: str) 
     """Write the tables into the folder; returns counts of files, series, scans, and refusals by code."""
     study, store = context.study, context.store
     sites = study.cohort.test_sites
-    judging = Judging(store.root, folder, study.ingest, study.inputs, keyed, sites)
+    judging = Judging(
+        store.root, folder, study.ingest, study.inputs, keyed, sites,
+        study.segment.masks, study.segment.masks_of,
+    )  # fmt: skip
     num_groups = min(GROUPS, -(-scanned.num_rows // FILES_PER_GROUP))
     if num_groups == 1:
         return judge_group(0, read_parts(store, _paths(scanned), HEADERS), judging)
@@ -99,13 +105,20 @@ def judge_group(number: int, rows: pa.Table, judging: Judging) -> dict[str, int]
     overrides = _overrides(judging.inputs)
     people = _people(judging.inputs, judging.keyed, judging.named_sites)
     judge = partial(
-        tables_of, section=judging.section, keyed=judging.keyed, people=people, overrides=overrides
-    )
+        tables_of, section=judging.section, keyed=judging.keyed, people=people, overrides=overrides,
+        given=_given(judging),
+    )  # fmt: skip
     tables = judge_each(rows.to_pylist(), judge)
     for table, table_rows in tables.items():
         name = f"part-{number:05d}"
         write_part(Store(judging.root), judging.folder, TABLES[table], table_rows, name)
     return {**_counts(tables, overrides), **_participants(tables, people)}
+
+
+def _given(judging: Judging) -> Given | None:
+    if not (judging.masks and judging.masks_of):
+        return None
+    return find_given(judging.masks, judging.masks_of, judging.inputs.scans, judging.keyed)
 
 
 def _participants(tables: dict[str, list[Row]], people: pd.DataFrame | None) -> dict[str, int]:

@@ -16,7 +16,8 @@ from itertools import chain
 from pathlib import Path
 
 from spineage.engine.tasks import spread
-from spineage.io.files.listing import Seen, walk_input
+from spineage.io.files.listing import walk_input
+from spineage.io.files.seen import Seen
 from spineage.io.people.identity import Keyed
 from spineage.io.scans.header_rows import Row, read_of, row_of
 from spineage.io.scans.headers import Chunk, Read, fault_from, is_passing, read_chunk

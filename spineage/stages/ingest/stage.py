@@ -21,7 +21,9 @@ from spineage.io.people.identity import Keyed, load_key
 from spineage.io.people.overrides import read_overrides
 from spineage.io.people.tables import digest_of_file
 from spineage.io.people.words import list_unknown_sexes, tell_open_end
+from spineage.io.scans.given import find_given, list_given, require_one_each
 from spineage.io.storage import pointers
+from spineage.io.storage.parquet import read_parts
 from spineage.io.storage.parts import read_sound
 from spineage.run.context import Context, digest_of
 from spineage.run.counts import Counts, read_counts
@@ -29,6 +31,7 @@ from spineage.run.plan import Plan
 from spineage.run.rates import measured_on, rates_of, scaled_s
 from spineage.stages.ingest.groups import check_tables, judge_groups
 from spineage.stages.ingest.scan import Scanned, count_files, scan_headers
+from spineage.tables import KEY, SOURCES
 
 SCHEMA = 6  # raise it when the same headers give other tables
 PARTICIPANTS = ("in_participants", "at_other_exams", "other_sex", "other_age")
@@ -65,6 +68,7 @@ def run(context: Context) -> Counts:
     pointer = json.dumps({"generation": generation}).encode()
     context.store.point(context.pointer("ingest"), pointer)
     context.forget()
+    _tell_masks(context, keyed, f"{context.folder('ingest')}/{generation}")
     return read_counts(counts)
 
 
@@ -93,8 +97,19 @@ def _judged(context: Context, keyed: Keyed) -> str:
     generation = _generation(context, scanned)
     folder = f"{context.folder('ingest')}/{generation}"
     if not context.store.exists(f"{folder}/done.json"):
-        context.finish(folder, judge_groups(context, keyed, scanned, folder))
+        counts = judge_groups(context, keyed, scanned, folder)
+        require_one_each(_drawn(context, folder))
+        context.finish(folder, counts)
     return generation
+
+
+def _drawn(context: Context, folder: str) -> list[str]:
+    """Of each scan of a generation that has a mask the JSON of its files."""
+    if not context.study.segment.masks:
+        return []
+    paths = context.store.list(f"{folder}/{SOURCES.name}", ".parquet")
+    table = read_parts(context.store, paths, SOURCES, ["masks_json"])
+    return [str(text) for text in table.column("masks_json").to_pylist() if text != "[]"]
 
 
 def _refuse_workspace_in_input(context: Context) -> None:
@@ -114,11 +129,41 @@ def _generation(context: Context, scanned: Scanned) -> str:
         {
             "headers": digest_of([scanned.folder, *scanned.parts]),
             **{name: digest_of_file(at, name) if at else "" for name, at in tables.items()},
+            **_masks(context),
             "sites": sorted(
                 context.study.cohort.test_sites
             ),  # shown as they are, however few people
         }
     )
+
+
+def _masks(context: Context) -> dict[str, Any]:
+    """What names the masks that are given: where they lie, their names, sizes and times, and the tool."""
+    section = context.study.segment
+    if not section.masks:
+        return {}
+    seen = [[one.name, one.location, one.bytes, one.stamp] for one in list_given(section.masks)]
+    return {"masks": digest_of({"files": seen}), "masks_of": section.masks_of}
+
+
+def _tell_masks(context: Context, keyed: Keyed, folder: str) -> None:
+    """Say so when scans have no mask, or masks no scan."""
+    section = context.study.segment
+    if not (section.masks and section.masks_of):
+        return
+    given = find_given(section.masks, section.masks_of, context.study.inputs.scans, keyed)
+    num_scans, num_used = len(context.read("sources", KEY)), len(_drawn(context, folder))
+    if num_scans > num_used:
+        context.say(f"  {num_scans - num_used} of {num_scans} scans have no mask in segment.masks")
+    if given.num > num_used:
+        context.say(
+            f"  {given.num - num_used} of {given.num} masks of segment.masks belong to no scan"
+        )
+    if given.num_doubled:
+        context.say(
+            f"  {given.num_doubled} names in segment.masks have several masks, and none is taken: narrow it "
+            "down by a pattern, or name them by a table"
+        )
 
 
 def _tell_participants(context: Context, num: Mapping[str, int], num_scans: int) -> None:

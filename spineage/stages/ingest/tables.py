@@ -12,6 +12,7 @@ import pandas as pd
 
 from spineage.io.people.identity import Keyed
 from spineage.io.people.overrides import Override
+from spineage.io.scans.given import Given, seals_of
 from spineage.io.scans.headers import Read
 from spineage.science.people.age import settle_age
 from spineage.science.people.one_person import (
@@ -39,8 +40,9 @@ def tables_of(
     keyed: Keyed,
     people: pd.DataFrame | None,
     overrides: Mapping[str, Override],
+    given: Given | None = None,
 ) -> dict[str, list[Row]]:
-    """The rows of the four tables. reads: all files of some people, in any order."""
+    """The rows of the four tables. reads: all files of some people; given: masks that are there."""
     reads = sorted(reads, key=lambda read: read.file_id)
     limits = limits_of(section)
     distinct = _without_doubles(read.header for read in reads if read.header)
@@ -57,13 +59,15 @@ def tables_of(
     known = list_people(people)
     scans, sources = [], []
     for choice in choices:
-        key = _scan_key(choice, keyed)
+        masks = _masks_of(choice, locations, given, keyed)
+        key = _scan_key(choice, keyed, [mask["seal"] for mask in masks])
         scans.append({**key, **_scan_row(choice, known, first_days)})
         sources.append(
             {
                 **key,
                 "stations_json": _stations_json(choice, locations),
                 "seal_key": keyed.seal_key.hex(),
+                "masks_json": json.dumps(masks),
                 "num_voxels": sum(_num_voxels(station) for station in choice.stations),
             }
         )
@@ -161,9 +165,21 @@ def _first_days(headers: Iterable[Header]) -> dict[str, int]:
     return first
 
 
-def _scan_key(choice: Choice, keyed: Keyed) -> Row:
-    """scan_id names the series; source_digest their content: headers, sizes and frames in use."""
-    lines = []
+def _masks_of(
+    choice: Choice, locations: Mapping[str, str], given: Given | None, keyed: Keyed
+) -> list[dict[str, str]]:
+    """The files of the mask that is given for a scan, with their seals; [] where there is none."""
+    if given is None:
+        return []
+    images = [locations[i] for station in choice.stations for i, _ in station.view.slices]
+    about = choice.stations[0].view.first.about
+    return seals_of(given.of(images, about.person_id, about.exam_id), keyed)
+
+
+def _scan_key(choice: Choice, keyed: Keyed, masks: Sequence[str] = ()) -> Row:
+    """scan_id names the series; source_digest their content: headers, sizes and frames in use, and the mask
+    that is given."""
+    lines = [f"mask:{seal}" for seal in masks]
     for number, station in enumerate(choice.stations):
         seals = _seals(station)
         lines += [f"{number}:{seals[file_id]}:{frame}" for file_id, frame in station.view.slices]

@@ -17,7 +17,7 @@ from spineage.io.people.tables import read_truth
 from spineage.report.evidence import Evidence, Tables
 from spineage.run.context import Context
 from spineage.science.frames import dicts_of
-from spineage.segmenter.folder import read_manifest
+from spineage.segmenter.folder import segmenter_of
 from spineage.stages.report.pictures import draw_pictures
 from spineage.tables import KEY, TABLES
 
@@ -48,7 +48,7 @@ def gather(context: Context) -> Evidence:
         fingerprints={
             name: context.fingerprint(name) for name in upstream if is_there(context, name)
         },
-        segmenter=read_manifest(context.study.segment.weights),
+        segmenter=segmenter_of(context.study.segment),
     )
 
 

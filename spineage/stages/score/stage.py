@@ -38,7 +38,7 @@ from spineage.run.fill import (
 from spineage.run.plan import Plan, plan_missing
 from spineage.science.gap.score import require_self_test, self_test
 from spineage.science.network.network import load_network
-from spineage.segmenter.folder import read_manifest
+from spineage.segmenter.folder import segmenter_of
 from spineage.stages import prepare, segment
 from spineage.stages.calibrate import latest_bundle
 from spineage.stages.score.sink import WriteScores
@@ -176,7 +176,7 @@ def require_fit(context: Context, bundle: Bundle) -> None:
             "the model was trained on tensors prepared otherwise: set "
             f"{', '.join(other) or 'prepare'} in the study"
         )
-    found = read_manifest(context.study.segment.weights)["digest"]
+    found = segmenter_of(context.study.segment)["digest"]
     if found != bundle.segmenter["digest"]:
         raise BadStudy(
             f"the model was trained on masks of segmenter {bundle.segmenter['digest'][:12]}, segment.weights "

@@ -22,7 +22,7 @@ from spineage.science.gap.score import (
 from spineage.science.network.network import load_network, network_input, predict
 from spineage.stages.prepare import FromSources, PrepareStep
 from spineage.stages.score.work import Work
-from spineage.stages.segment import AssembleStep, NameStep, SegmentStep
+from spineage.stages.segment import AssembleStep, DrawStep, NameStep
 from spineage.tables import MASKS, TENSORS, Table
 
 Row = dict[str, Any]
@@ -47,7 +47,7 @@ class DrawMissing:
     """A scan with neither tensor nor mask gains labels; the others pass."""
 
     def __init__(self, **segment: Any) -> None:
-        self._segment = SegmentStep(**segment)
+        self._segment = DrawStep(**segment)
 
     def __call__(self, row: Row) -> Row:
         work: Work = row["work"]

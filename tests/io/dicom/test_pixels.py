@@ -32,7 +32,7 @@ from pydicom.uid import (
 from spineage.errors import BadScan
 from spineage.io.dicom.codestreams import is_whole
 from spineage.io.dicom.pixels import read_frames
-from spineage.io.files.listing import Seen
+from spineage.io.files.seen import Seen
 from spineage.io.people.identity import Keyed
 from spineage.io.scans.headers import read_file
 from tests.made.dicom_makers import Change, classic_slice, shaded, write_enhanced

@@ -26,7 +26,8 @@ from spineage.errors import BadScan, BadStudy
 from spineage.io.dicom.codestreams import size_of
 from spineage.io.dicom.pixels import read_frames
 from spineage.io.files import archive as archives
-from spineage.io.files.listing import Seen, list_input, open_bytes, walk_input
+from spineage.io.files.listing import list_input, open_bytes, walk_input
+from spineage.io.files.seen import Seen
 from spineage.io.people.identity import Keyed
 from spineage.io.people.tables import read_participants
 from spineage.io.scans.headers import Read, read_file
