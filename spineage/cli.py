@@ -283,6 +283,34 @@ def train_segmenter(
     _ends(entry.guarded(work_))
 
 
+@app.command("compare-masks")
+def compare_masks(
+    masks: Annotated[
+        str, typer.Option(help="folder, pattern or CSV of masks drawn by hand, as segment.masks")
+    ],
+    masks_of: Annotated[
+        str, typer.Option(help="the tool whose numbers they hold, as segment.masks_of")
+    ],
+    study: StudyFile = "study.yaml",
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the study's masks with others of the same scans: Dice by tissue, and levels named alike."""
+
+    def work() -> None:
+        from spineage.run.context import Context
+        from spineage.verbs import compare_masks as comparing
+
+        context = Context(entry.open_study(study, workspace))
+        found = comparing.compare(context, masks, masks_of)
+        if as_json:
+            entry.say(json.dumps(found.as_json()))
+        else:
+            comparing.tell(found, entry.say)
+
+    _ends(entry.guarded(work))
+
+
 @app.command("train-demo-segmenter")
 def train_demo_segmenter(
     out: Annotated[str, typer.Option(help="folder for the weights")],

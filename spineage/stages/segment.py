@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from spineage.engine.rows import Step
 from spineage.errors import BadScan, DeviceFault
@@ -18,7 +19,7 @@ from spineage.io.scans.given import read_given
 from spineage.io.storage.volumes import pack, place_to_cells, volume_from_cells, volume_to_cells
 from spineage.run.context import Context
 from spineage.run.counts import Counts
-from spineage.run.fill import fill_missing
+from spineage.run.fill import fill_missing, keys_of, missing, without, write_each
 from spineage.run.plan import Plan, plan_missing
 from spineage.science.scan.geometry import Volume
 from spineage.science.spine.foreign import Foreign, adapt, lay_on
@@ -28,9 +29,10 @@ from spineage.science.spine.named import levels_from_named
 from spineage.science.spine.quality import QualityLimits, assess, refuse_implausible
 from spineage.segmenter.folder import given_by, require_segmenter, segmenter_of
 from spineage.study import Study
-from spineage.tables import KEY, MASKS
+from spineage.tables import FAULTS, KEY, MASKS
 
 SCHEMA = 5  # raise it when the same volume and weights give other masks
+NO_MASK = "no_mask"
 VOXELS = "voxels"
 LABELS = "labels"
 LOCATIONS = ("stations_json", "seal_key")
@@ -64,15 +66,39 @@ def run(context: Context) -> Counts:
     scans = context.read("sources", KEY)
     context.require_scans(len(scans))
     scans = context.in_shard(scans)
-    return fill_missing(
-        context, "segment", MASKS, "segmented", scans, lambda: steps(context.study),
+    bare = refuse_without_mask(context, scans)
+    counts = fill_missing(
+        context, "segment", MASKS, "segmented", without(scans, set(keys_of(bare))),
+        lambda: steps(context.study),
         ready=lambda todo: context.read("sources").merge(todo, on=KEY),
     )  # fmt: skip
+    if bare.empty:
+        return counts
+    return dataclasses.replace(counts, refused={**counts.refused, NO_MASK: len(bare)})
+
+
+def refuse_without_mask(context: Context, scans: pd.DataFrame) -> pd.DataFrame:
+    """Of a study whose masks are given the scans that have none; they have a fault now. No worker is troubled
+    with them, nor the rule that stops a run in which many fail alike: masks may be there of a few only."""
+    if not context.study.segment.masks:
+        return scans.iloc[:0]
+    bare = context.read("sources", [*KEY, "masks_json"]).merge(scans[KEY], on=KEY)
+    bare = bare.loc[bare.masks_json == "[]", KEY]
+    fault = {
+        "stage": "segment",
+        "code": NO_MASK,
+        "message": "segment.masks has no mask of this scan",
+    }
+    rows = [{**key, **fault} for key in missing(context, "segment", MASKS, bare).to_dict("records")]
+    write_each(context.store, context.folder("segment"), FAULTS, rows)
+    return bare
 
 
 def plan(context: Context, before: Collection[str] = ()) -> Plan:
-    """Of the scans that ingest knows."""
-    scans = context.read("sources", KEY)
+    """Of the scans that ingest knows; where masks are given, of those that have one."""
+    sources = context.read("sources", [*KEY, "masks_json"])
+    is_given = bool(context.study.segment.masks)
+    scans = sources.loc[(sources.masks_json != "[]") | (not is_given), KEY]
     return plan_missing(context, "segment", MASKS, scans, lambda todo: steps(context.study))
 
 
@@ -229,7 +255,7 @@ class GivenStep:
     def __call__(self, row: Row) -> Row:
         files = json.loads(row["masks_json"])
         if not files:
-            raise BadScan("no_mask", "segment.masks has no mask of this scan")
+            raise BadScan(NO_MASK, "segment.masks has no mask of this scan")
         drawn, tissues = [*map(read_given, files), None][:2]
         assert drawn
         labels = adapt(drawn, self._tool, tissues, self._known)

@@ -324,7 +324,10 @@ def test_segment_draws_nothing_and_says_what_it_took(
     context = world(str(tmp_path / "out"), "totalspineseg")
     counts = segment.run(context)
     assert (counts.done["segmented"], counts.refused["no_mask"]) == (1, 1)
-    assert segment.run(context).done == {"already": 2}
+    again = segment.run(context)
+    assert (again.done, again.refused["no_mask"]) == ({"already": 1}, 1)
+    faults = context.read("faults", stage="segment")
+    assert list(faults.code) == ["no_mask"]
 
 
 def test_the_study_names_both_or_neither() -> None:

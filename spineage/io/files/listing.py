@@ -60,8 +60,9 @@ def list_input(root: str) -> list[Seen]:
 def walk_input(root: str) -> Iterator[Seen]:
     """Every file below a folder or URI, depth first, names in the order of their code points.
 
-    Holds the entries of one folder at each depth. Links to folders and out of the tree, special files and
-    what cannot be looked at are seen with their `trouble`. Raises BadStudy at once when the input is missing
+    Holds the entries of one folder at each depth. Links to folders and out of the tree (but for those into
+    the annex of their own data set), special files and what cannot be looked at are seen with their
+    `trouble`. Raises BadStudy at once when the input is missing
     or empty, and on the way when an object store stops answering.
     """
     if not root:
@@ -129,7 +130,11 @@ def _local_entry(entry: os.DirEntry[str], name: str, real_base: str) -> Found:
         if entry.is_dir(follow_symlinks=False):
             return _folder(name, entry.path, entry.path)
         status = entry.stat()
-        is_inside = not entry.is_symlink() or os.path.realpath(entry.path).startswith(real_base)
+        is_inside = (
+            not entry.is_symlink()
+            or os.path.realpath(entry.path).startswith(real_base)
+            or _is_plain(entry.path)
+        )
     except OSError:  # a broken or circular link, no permission
         return Seen(name, entry.path, 0, "", "unreadable")
     if not is_inside or stat.S_ISDIR(status.st_mode):

@@ -134,6 +134,7 @@ def run(context: Context) -> Counts:
     scans = context.read("scans", KEY)
     context.require_scans(len(scans))
     scans = context.in_shard(scans)
+    segment.refuse_without_mask(context, scans)
     todo = missing(context, "score", SCORES, scans)
     if not todo.empty:
         wanted = context.read("scans").merge(todo, on=KEY)

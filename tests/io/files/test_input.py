@@ -444,3 +444,15 @@ def test_people_come_from_a_bids_table(root: Path) -> None:
     assert people.site.isna().all()
     assert np.isnan(people.age_years[KEYED.person("sub-02")])
     assert people.sex[KEYED.person("sub-03")] == "F"
+
+
+def test_an_annexed_image_is_followed_where_the_input_is_a_part_of_its_data_set(root: Path) -> None:
+    kept = root / ".git" / "annex" / "objects" / "a1"
+    kept.mkdir(parents=True)
+    nifti_to(kept / "SHA256E-1.nii.gz")
+    (root / "sub-1").mkdir()
+    (root / "sub-1" / "t2_sag.nii.gz").symlink_to("../.git/annex/objects/a1/SHA256E-1.nii.gz")
+    (root / "sub-1" / "other.nii.gz").symlink_to("../outside.nii.gz")
+    nifti_to(root / "outside.nii.gz")
+    codes = {seen.name: codes_of_seen(seen) for seen in walk_input(str(root / "sub-1"))}
+    assert codes == {"t2_sag.nii.gz": "", "other.nii.gz": "link"}
