@@ -27,7 +27,7 @@ def done(tmp_path_factory) -> tuple[Planted, pd.DataFrame, Counts]:
     context = Planted(planted_study(tmp_path_factory.mktemp("study")), say=lambda text: None)
     cohort = plant(context)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "read_manifest", lambda weights: SEGMENTER)
+        patch.setattr(calibrate, "segmenter_of", lambda section: SEGMENTER)
         return context, cohort, calibrate.run(context)
 
 
@@ -115,7 +115,7 @@ def test_the_mlflow_run_has_raw_figures_and_no_person(done):
 
 
 def test_equal_inputs_give_the_same_bundle(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrate, "read_manifest", lambda weights: SEGMENTER)
+    monkeypatch.setattr(calibrate, "segmenter_of", lambda section: SEGMENTER)
     monkeypatch.setattr(calibrate, "_register", lambda context: None)
     again = Planted(planted_study(tmp_path), say=lambda text: None)
     plant(again)
@@ -125,7 +125,7 @@ def test_equal_inputs_give_the_same_bundle(done, tmp_path, monkeypatch):
 
 
 def test_too_few_people_are_said_aloud(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrate, "read_manifest", lambda weights: SEGMENTER)
+    monkeypatch.setattr(calibrate, "segmenter_of", lambda section: SEGMENTER)
     monkeypatch.setattr(calibrate, "_register", lambda context: None)
     said: list[str] = []
     study = planted_study(tmp_path, calibrate={"coverage": 0.99})
@@ -137,7 +137,7 @@ def test_too_few_people_are_said_aloud(tmp_path, monkeypatch):
 
 
 def test_people_who_were_trained_on_cannot_calibrate(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrate, "read_manifest", lambda weights: SEGMENTER)
+    monkeypatch.setattr(calibrate, "segmenter_of", lambda section: SEGMENTER)
     context = Planted(planted_study(tmp_path), say=lambda text: None)
     cohort = plant(context)
     leaked = planted_predictions(cohort).assign(person_id=lambda rows: "p" + rows.index.astype(str))

@@ -14,17 +14,19 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
 
 from spineage.io.files.listing import list_input
 from spineage.io.people.identity import Keyed
 from spineage.io.scans.headers import read_file
+from spineage.io.scans.read import read_scan
 from spineage.run.context import Context
 from spineage.science.scan.geometry import Volume
 from spineage.stages.ingest import stage as ingest
 from spineage.stages.ingest.tables import tables_of
 from spineage.study import Ingest, Inputs, Study
-from tests.made.dicom_makers import shaded, uid, write_sagittal
+from tests.made.dicom_makers import shaded, uid, write_enhanced, write_sagittal
 
 KEY = "a key for tests, 16 bytes or more"
 TALL = shaded((7, 40, 60))  # 160 x 240 mm
@@ -292,3 +294,65 @@ def test_a_file_that_claims_a_templates_space_says_so(archive: Path, code: int, 
     [series] = ingested(archive).read("series").itertuples()
     assert series.code == ""
     assert ("a template's space" in series.message) == says
+
+
+# --- several series in one object -------------------------------------------------------------------
+
+
+def frame_groups(dataset: FileDataset, **of: Callable[[int], Any]) -> None:
+    """Each frame's own type or acquisition."""
+    for number, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        if "type" in of:
+            kind = Dataset()
+            kind.FrameType = ["ORIGINAL", "PRIMARY", "DIXON", of["type"](number)]
+            own.MRImageFrameTypeSequence = Sequence([kind])
+
+
+def stacked(volumes: list[Volume]) -> Volume:
+    """Their slices one after the other, at the place of the first."""
+    return Volume(np.concatenate([v.voxels_RAS for v in volumes]), volumes[0].affine_RAS)
+
+
+def test_the_images_of_a_dixon_acquisition_in_one_enhanced_object_are_told_apart(
+    archive: Path,
+) -> None:
+    parts = ["IN_PHASE", "OUT_PHASE", "WATER", "FAT"]
+    volumes = [shaded((7, 40, 60), seed=s) for s in range(4)]
+
+    def mixed(dataset: FileDataset, number: int) -> None:
+        frame_groups(dataset, type=lambda n: parts[3 - n // 7])  # frames are in reversed order
+        for n, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            here = dataset.PerFrameFunctionalGroupsSequence[n % 7 + 21]
+            own.PlanePositionSequence = here.PlanePositionSequence
+
+    write_enhanced(archive / "all.dcm", stacked(volumes), change=mixed)
+    context = ingested(archive)
+    codes = sorted(context.read("series").code)
+    assert codes == ["", "fat_only", "opposed_phase", "water_only"]
+    [source] = context.read("sources").to_dict("records")
+    rescaled = 2 * np.asarray(volumes[0].voxels_RAS) + 5
+    assert np.array_equal(read_scan(source).voxels_RAS, rescaled)
+
+
+def test_stations_in_one_enhanced_object_are_one_scan_of_several(archive: Path) -> None:
+    low, high = shaded((7, 40, 60), seed=1), shaded((7, 40, 60), seed=2)
+
+    def apart(dataset: FileDataset, number: int) -> None:
+        for n, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            place = own.PlanePositionSequence[0]
+            x, y, z = (float(v) for v in place.ImagePositionPatient)
+            if n < 7:  # the second volume
+                x, z = x - 28.0, z + 220.0
+            place.ImagePositionPatient = [x, y, z]
+
+    write_enhanced(archive / "all.dcm", stacked([low, high]), change=apart)
+    context = ingested(archive)
+    assert list(context.read("scans").num_stations) == [2]
+    assert list(context.read("series").code) == ["", ""]
+    found = read_scan(context.read("sources").iloc[0].to_dict())
+    assert found.extent_mm[2] == pytest.approx(460, abs=5)
+
+
+def test_one_stack_in_one_object_stays_one_series(archive: Path) -> None:
+    write_enhanced(archive / "all.dcm", TALL)
+    assert list(ingested(archive).read("series").code) == [""]

@@ -18,7 +18,7 @@ from spineage.io.dicom.values import (
     numbers_of,
     terms_of,
 )
-from spineage.science.scan.series import NOT_IMAGES, milliseconds_of
+from spineage.science.scan.series import NOT_IMAGES, dixon_part, milliseconds_of
 from spineage.science.scan.slices import Frame, Vector
 
 MAX_FRAMES = 20_000
@@ -104,6 +104,7 @@ def _frame(number: int, size: tuple[int, int], groups: Groups, count: int) -> Fr
         echo_ms=round(echo_ms, 1) if echo_ms else None,
         is_magnitude=_is_magnitude(groups),
         acquisition=_acquisition(groups),
+        dixon=_dixon(groups) if count > 1 else "",
     )
 
 
@@ -113,6 +114,10 @@ def _is_magnitude(groups: Groups) -> bool:
     component = groups.terms("MRImageFrameTypeSequence", "ComplexImageComponent")
     terms = frame_type or terms_of(groups.dataset, "ImageType")
     return not terms & NOT_IMAGES and not component & {"PHASE", "REAL", "IMAGINARY"}
+
+
+def _dixon(groups: Groups) -> str:
+    return dixon_part(groups.terms("MRImageFrameTypeSequence", "FrameType"), frozenset())
 
 
 def _acquisition(groups: Groups) -> int:

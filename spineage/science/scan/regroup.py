@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from spineage.science.scan.series import Header
+from spineage.science.scan.series import DIXON_PARTS, Header
 from spineage.science.scan.slices import Frame, orientations
 
 MIN_STATION: Final = 5
@@ -29,7 +29,7 @@ LOOSE_NOTE: Final = (
 
 def regroup(headers: Sequence[Header], min_repetition_ms: float) -> list[Header]:
     """The headers, with the `series_id` of what they are part of. min_repetition_ms: of a T2."""
-    together = _stack_loose(headers)
+    together = _stack_loose([part for header in headers for part in _frames_apart(header)])
     by_contrast = _split(together, lambda group: _contrasts(group, min_repetition_ms))
     return _split(by_contrast, _places)
 
@@ -97,13 +97,53 @@ def _contrasts(group: list[Header], min_repetition_ms: float) -> list[str]:
     return ["short TR" if time_ms < min_repetition_ms else "long TR" for time_ms in known]
 
 
+def _frames_apart(header: Header) -> list[Header]:
+    """Of one multi-frame object that holds several images of a Dixon acquisition, or several stations, each
+    by itself."""
+    if len(header.frames) < 2:
+        return [header]
+    images: dict[str, list[Frame]] = {}
+    for frame in header.frames:
+        images.setdefault(frame.dixon, []).append(frame)
+    groups = [
+        (
+            dixon,
+            station,
+            [frame for frame, s in zip(frames, _stations(frames), strict=True) if s == station],
+        )
+        for dixon, frames in images.items()
+        for station in sorted(set(_stations(frames)))
+    ]
+    if len(groups) == 1:
+        return [header]
+    return [
+        replace(
+            header,
+            series_id=_derived(header.series_id, "frames", dixon, station),
+            frames=tuple(frames),
+            echo_ms=frames[0].echo_ms,
+            physics=replace(header.physics, image_type=header.physics.image_type | _terms(dixon)),
+        )
+        for dixon, station, frames in groups
+    ]
+
+
+def _terms(dixon: str) -> frozenset[str]:
+    """By which term of ImageType the image is known from here on."""
+    terms = [term for term, part in DIXON_PARTS.items() if part == dixon]
+    return frozenset(terms[:1])
+
+
 def _places(group: list[Header]) -> list[str]:
     """Several stations under one UID: slices whose middles lie apart across their normal."""
     frames = [header.frames[0] for header in group if len(header.frames) == 1]
-    whole = [""] * len(group)
-    if len(frames) < len(group) or not all(frame.has_geometry for frame in frames):
-        return whole
-    if len(orientations(frames)) != 1:
+    return [""] * len(group) if len(frames) < len(group) else _stations(frames)
+
+
+def _stations(frames: Sequence[Frame]) -> list[str]:
+    """Which station each slice is of, "" for all of one."""
+    whole = [""] * len(frames)
+    if not all(frame.has_geometry for frame in frames) or len(orientations([*frames])) != 1:
         return whole
     heights = np.array([_along_the_body_mm(frame) for frame in frames])
     order = np.argsort(heights, kind="stable")

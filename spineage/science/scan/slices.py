@@ -32,7 +32,8 @@ class Frame:
     """Where one slice lies. A classic file holds one, a multi-frame file many.
 
     position_mm: centre of the first pixel, LPS; across: direction along a row (growing column number);
-    down: direction along a column (growing row number); pixel_mm: between rows, between columns.
+    down: direction along a column (growing row number); pixel_mm: between rows, between columns; dixon: which
+    image of a Dixon acquisition it is, as `series.dixon_part` says, where its own type says so.
     """
 
     number: int  # within its file, from 0
@@ -45,6 +46,7 @@ class Frame:
     echo_ms: float | None = None
     is_magnitude: bool = True
     acquisition: int = 0
+    dixon: str = ""
 
     @property
     def has_geometry(self) -> bool:
