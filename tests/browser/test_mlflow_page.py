@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Itera
         )
         plant(context)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calibrate, "read_manifest", lambda weights: SEGMENTER)
+            patch.setattr(calibrate, "segmenter_of", lambda section: SEGMENTER)
             calibrate.run(context)
         yield uri
 

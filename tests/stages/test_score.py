@@ -35,8 +35,8 @@ KEY = ["scan_id", "source_digest"]
 
 @pytest.fixture(autouse=True)
 def known_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "read_manifest", lambda weights: SEGMENTER)
-    monkeypatch.setattr(score, "read_manifest", lambda weights: SEGMENTER)
+    monkeypatch.setattr(calibrate, "segmenter_of", lambda section: SEGMENTER)
+    monkeypatch.setattr(score, "segmenter_of", lambda section: SEGMENTER)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     context = Planted(planted_study(folder), say=lambda text: None)
     plant(context)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "read_manifest", lambda weights: SEGMENTER)
+        patch.setattr(calibrate, "segmenter_of", lambda section: SEGMENTER)
         calibrate.run(context)
     return folder
 
@@ -73,7 +73,7 @@ def undisturbed(
     shutil.copytree(calibrated, folder)
     context = Planted(planted_study(folder), say=lambda text: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "read_manifest", lambda weights: SEGMENTER)
+        patch.setattr(score, "segmenter_of", lambda section: SEGMENTER)
         yield context, score.run(context)
 
 
@@ -345,7 +345,7 @@ def test_a_model_for_other_tensors_or_masks_is_refused_before_work(context, monk
     faster = study.segment.model_copy(update={"mode": "fast"})
     with pytest.raises(BadStudy, match=r"segment\.mode: exact"):
         score.run(Planted(study.model_copy(update={"segment": faster})))
-    monkeypatch.setattr(score, "read_manifest", lambda weights: {**SEGMENTER, "digest": "00" * 32})
+    monkeypatch.setattr(score, "segmenter_of", lambda section: {**SEGMENTER, "digest": "00" * 32})
     with pytest.raises(BadStudy, match=r"segment\.weights"):
         score.run(context)
     assert context.store.list(context.folder("score")) == []

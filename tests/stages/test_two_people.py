@@ -14,11 +14,19 @@ from pydicom.dataset import FileDataset
 from spineage.errors import BadStudy
 from spineage.io.people.identity import Keyed
 from spineage.run.context import Context
+from spineage.science.scan.geometry import Volume
 from spineage.stages.ingest import stage as ingest
 from spineage.study import Ingest, Inputs, Study
 from tests.made.dicom_makers import shaded, write_sagittal
 
 TALL = shaded((7, 40, 60))
+
+
+def moved(number: int) -> Volume:
+    """Another scan: it lies elsewhere."""
+    affine = TALL.affine_RAS.copy()
+    affine[:3, 3] += 7.0 * number
+    return Volume(TALL.voxels_RAS, affine)
 
 
 @pytest.fixture
@@ -212,7 +220,7 @@ def two_data_sets(archive: Path, first: str, second: str) -> None:
     for number, folder in enumerate((first, second)):
         (archive / folder).mkdir(parents=True, exist_ok=True)
         image = nibabel.Nifti1Image(
-            np.roll(TALL.voxels_RAS, number, axis=2).astype(np.int16), TALL.affine_RAS
+            np.roll(TALL.voxels_RAS, number, axis=2).astype(np.int16), moved(number).affine_RAS
         )
         image.to_filename(archive / folder / "sub-01_T2w.nii.gz")
 
@@ -273,15 +281,15 @@ def test_a_dicom_id_that_is_a_label_is_of_the_data_set_that_it_lies_in(
     archive: Path, folder: str, is_one_person: bool
 ) -> None:
     two_data_sets(archive, "north/sub-01/anat", "north/sub-01/anat")
-    write_sagittal(archive / folder, TALL, person="sub-01")
+    write_sagittal(archive / folder, moved(2), person="sub-01")
     series = ingested(archive).read("series")
     assert series.person_id.nunique() == 1
     assert set(series.code) == ({""} if is_one_person else {"two_people"})
 
 
 def test_dicom_files_in_no_folder_of_their_label_are_one_archive(archive: Path) -> None:
-    for exam, folder in (("E1", "a/1"), ("E2", "b")):
-        write_sagittal(archive / folder, TALL, person="sub-01", exam=exam)
+    for number, (exam, folder) in enumerate((("E1", "a/1"), ("E2", "b"))):
+        write_sagittal(archive / folder, moved(number), person="sub-01", exam=exam)
     assert ingested(archive).read("series").code.to_list() == ["", ""]
 
 
@@ -302,9 +310,9 @@ def test_ids_that_their_character_set_cannot_hold_stay_apart(
     archive: Path, keyword: str, column: str
 ) -> None:
     """Latin-1 bytes in files that say UTF-8, as exports write them: an umlaut may be all that differs."""
-    for name, letter in (("a", b"\xdc"), ("b", b"\xd6")):
+    for number, (name, letter) in enumerate((("a", b"\xdc"), ("b", b"\xd6"))):
         says_utf8 = says(SpecificCharacterSet="ISO_IR 192", **{keyword: "MxxLLER"})
-        for path in write_sagittal(archive / name, TALL, exam=name, change=says_utf8):
+        for path in write_sagittal(archive / name, moved(number), exam=name, change=says_utf8):
             path.write_bytes(path.read_bytes().replace(b"MxxLLER", b"M" + letter + b"LLER "))
     scans = ingested(archive, exam_key="AccessionNumber").read("scans")
     assert scans[column].nunique() == 2

@@ -88,7 +88,7 @@ def test_arms_and_trials_are_runs_within_a_run(server: str, tmp_path: Path) -> N
 def test_the_fitted_correction_stands_on_the_version_and_its_files_come_back(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "read_manifest", lambda weights: SEGMENTER)
+    monkeypatch.setattr(calibrate, "segmenter_of", lambda section: SEGMENTER)
     study = planted_study(tmp_path, name="corrected", cluster={"mlflow": server})
     context = Planted(study, say=lambda text: None)
     plant(context)

@@ -3,7 +3,7 @@ import pytest
 
 from spineage.errors import BadScan
 from spineage.science.scan.geometry import Volume
-from spineage.science.spine.foreign import ABOVE_SACRUM, ENDPLATES, TOOLS, adapt
+from spineage.science.spine.foreign import ABOVE_SACRUM, ENDPLATES, TISSUES_OF, TOOLS, adapt
 from spineage.science.spine.labels import LEVELS, SEMANTIC, VERTEBRAE
 from spineage.science.spine.named import levels_from_named
 from tests.made.drawn_spine import Drawing, draw, names_of
@@ -98,7 +98,7 @@ def test_both_endplates_of_a_disc_go_to_the_vertebra_they_belong_to(spine):
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_value_outside_the_table_is_refused_and_so_is_an_interpolated_volume(tool, spine):
-    tissues = veridah(spine)[1] if tool == "spineps-veridah" else None
+    tissues = veridah(spine)[1] if tool in TISSUES_OF else None
     blank = np.zeros_like(spine[1].voxels_RAS, np.int16)
     blank[0, 0, 0] = 250
     assert "250" in refusal(spine[1].with_voxels(blank), tool, tissues)
