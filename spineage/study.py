@@ -134,6 +134,11 @@ class Ingest(Section):
         le=3000,
         description="a series this long shows the whole spine and is a scan alone",
     )
+    joins_studies_of_a_day: bool = Field(
+        False,
+        description="what one person has of one day is one exam, in however many studies: a console that was "
+        "started again begins another",
+    )
     labels_hold_everywhere: bool = Field(
         False,
         description="the same sub- label in two data sets is one person; else it is refused, since BIDS "

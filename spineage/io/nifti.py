@@ -48,6 +48,9 @@ MAX_VOXELS: Final = 250_000_000  # a whole spine at 0.5 mm is 140 million
 MAX_BYTES: Final = 8 * MAX_VOXELS + (1 << 20)  # as float64, and a header with extensions
 START_BYTES: Final = 544  # NIfTI-2's header is 540, NIfTI-1's 348
 BESIDE_BYTES: Final = 1 << 20  # what may follow the voxels
+OWN_SPACES: Final = frozenset(
+    {"orig", "original", "individual", "native", "scanner", "other", "t1w", "t2w", "acpc"}
+)
 TEMPLATE_CODES: Final = frozenset({3, 4})  # Talairach, MNI: NIfTI-1's xform codes
 MAX_APART_MM: Final = 5.0
 """Of a corner by sform and by qform: quaternions are rounded, an sform may hold a gantry's shear."""
@@ -61,8 +64,8 @@ def read_header(stream: BinaryIO, seen: Seen, file_id: str, keyed: Keyed) -> Hea
     Raises BadScan unreadable, truncated, too_large, no_geometry, geometry_conflict, bad_pixels.
     """
     raw = read_at_most(stream, MAX_BYTES)
-    content = seal_of([raw], keyed.seal_key)
-    image = _parsed(raw)
+    image, data = _parsed(raw)
+    content = seal_of([data], keyed.seal_key)  # packed or not it is the same volume
     sidecar, name = _sidecar(seen), seen.name
     stem = _stem(name)
     grid, (fault, pixels) = _grid(image), _judge_values(image, keyed)
@@ -73,14 +76,14 @@ def read_header(stream: BinaryIO, seen: Seen, file_id: str, keyed: Keyed) -> Hea
         kind="nifti",
         series_id=keyed.series(f"nifti:{about.person_id}:{content}"),
         object_id=keyed.series(f"object:{about.person_id}:{content}"),
-        digest=content,
+        digest=seal_of([raw], keyed.seal_key),
         about=about,
         physics=_physics(sidecar),
         words=words_in(_described_by_name(stem), *described),
         body_part=words_in(str(sidecar.get("BodyPartExamined", ""))),
         grid=grid,
         echo_ms=_echo_ms(sidecar, image),
-        value_fault=fault,
+        value_fault=fault or _space_fault(stem),
         chunk_of=_chunk_of(stem, about, keyed),
         note=_template_note(image),
         pixels=pixels,
@@ -99,12 +102,13 @@ def read_voxels(
     raw = open_bytes(location, MAX_BYTES)
     if seal:
         check_seal(seal_of([raw], key), seal)
-    image = _parsed(raw)
+    image, _ = _parsed(raw)
     return _voxels(image), _grid(image)
 
 
-def _parsed(raw: bytes) -> Any:
-    """The image in memory. Raises BadScan when it is no volume of a size that MR has."""
+def _parsed(raw: bytes) -> tuple[Any, bytes]:
+    """The image in memory, and the bytes of its file unpacked. Raises BadScan when it is no volume of a size
+    that MR has."""
     is_packed = raw[:2] == b"\x1f\x8b"
     kind, needed = _claims(_start_of(raw) if is_packed else raw[:START_BYTES])
     data = inflate_at_most(raw, needed + BESIDE_BYTES, wbits=31) if is_packed else raw
@@ -112,7 +116,7 @@ def _parsed(raw: bytes) -> Any:
         raise BadScan("truncated", "the file ends before its voxels do")
     with _silently():
         try:
-            return kind.from_bytes(data)
+            return kind.from_bytes(data), data
         except Exception as error:  # nibabel raises many types; their texts quote values
             raise _unparsed(error) from None
 
@@ -256,6 +260,17 @@ def _judge_values(image: Any, keyed: Keyed) -> tuple[tuple[str, str] | None, str
         return fault_of_values, ""
     volume = reorient(voxels, _grid(image).affine_RAS).voxels_RAS
     return None, seal_of([str(volume.shape).encode(), volume.tobytes()], keyed.seal_key)
+
+
+def _space_fault(stem: str) -> tuple[str, str] | None:
+    """Of a BIDS name whose entity `space-` is no image of the person's own."""
+    found = re.search(r"_space-([^_]+)", stem) if stem.startswith("sub-") else None
+    if found is None or found[1].lower() in OWN_SPACES:
+        return None
+    return (
+        "not_an_image",
+        "it was moved into another space (space- in its name), where sizes are no person's",
+    )
 
 
 def _template_note(image: Any) -> str:

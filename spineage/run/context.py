@@ -151,8 +151,12 @@ class Context:
         return f"{folder}/{self._generations[folder]}"
 
     def pointer(self, stage: str) -> str:
-        """The file that names the current generation, of the input that this study names."""
-        return f"{self.folder(stage)}/latest-{digest_of_place(self.study.inputs.scans)}.json"
+        """The file that names the current generation, of the input that this study names, and of the masks
+        that it gives."""
+        segment, place = self.study.segment, digest_of_place(self.study.inputs.scans)
+        if segment.masks:
+            place += f"-{digest_of_place(segment.masks)}-{digest_of({'masks_of': segment.masks_of})[:16]}"
+        return f"{self.folder(stage)}/latest-{place}.json"
 
     def _generation(self, stage: str, pointer: str) -> str:
         remedy = f"run `spineage {stage}` again, which writes it anew"

@@ -250,7 +250,7 @@ class GivenStep:
     """
 
     def __init__(self, given_by: str, known: Foreign | None = None) -> None:
-        self._tool, self._known = given_by, known
+        self._tool, self._known = "a map of one's own" if known else given_by, known
 
     def __call__(self, row: Row) -> Row:
         files = json.loads(row["masks_json"])
@@ -260,8 +260,7 @@ class GivenStep:
         assert drawn
         labels = adapt(drawn, self._tool, tissues, self._known)
         on_scan = lay_on(labels, volume_from_cells(row, VOXELS))
-        said = "a table of one's own" if self._known else self._tool
-        return {**row, "segmented": f"given, by {said}", LABELS: on_scan.voxels_RAS.tobytes()}
+        return {**row, "segmented": f"given, by {self._tool}", LABELS: on_scan.voxels_RAS.tobytes()}
 
 
 class DrawStep:

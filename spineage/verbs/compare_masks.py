@@ -37,7 +37,7 @@ class Comparison:
     def as_json(self) -> Row:
         """Figures over people: medians, and the shares of levels and of whole spines named alike."""
         tissues = sorted({name for pair in self.pairs for name in pair.dice})
-        alike = [pair.num_named_alike / max(pair.num_levels, 1) for pair in self.pairs]
+        alike = [pair.num_named_alike / pair.num_levels for pair in self.pairs if pair.num_levels]
         return {
             "masks": self.num_scans,
             "drawn_by_hand": self.num_drawn,
@@ -60,8 +60,9 @@ def compare(context: Context, masks: str, masks_of: str) -> Comparison:
     masks, masks_of: as `segment.masks` and `segment.masks_of`. Raises BadStudy when there are no masks, or
     nobody's.
     """
-    known = given_by(masks_of) if masks_of.endswith(".json") else None
-    given_by(masks_of)
+    table = given_by(masks_of)
+    known = table if masks_of.endswith(".json") else None
+    tool = "a map of one's own" if known else masks_of
     keyed = Keyed(load_key(context.study))
     given = find_given(masks, masks_of, context.study.inputs.scans, keyed)
     masked = context.having("masks", context.read("sources"))
@@ -81,7 +82,8 @@ def compare(context: Context, masks: str, masks_of: str) -> Comparison:
             truth, tissues = [*volumes, None][:2]
             assert truth
             found = mask_from_row(reader.row(row["part"], row["scan_id"], row["source_digest"]))
-            pairs.append(agreement(found, lay_on(adapt(truth, masks_of, tissues, known), found)))
+            laid = lay_on(adapt(truth, tool, tissues, known), found)
+            pairs.append(agreement(found, laid, has_levels=table.schema == "levels"))
         except BadScan as fault:
             refused[fault.code] = refused.get(fault.code, 0) + 1
         progress(number, len(drawn))

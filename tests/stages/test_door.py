@@ -17,6 +17,7 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 
+from spineage.io.files import listing
 from spineage.io.files.listing import list_input
 from spineage.io.people.identity import Keyed
 from spineage.io.scans.headers import read_file
@@ -185,6 +186,72 @@ def test_equal_voxels_of_one_person_are_one_scan_however_they_are_stored(archive
     assert context.read("series").message.str.contains("same voxels").sum() == 1
 
 
+def test_equal_voxels_of_two_sizes_are_nobodys_scan(archive: Path) -> None:
+    nifti(archive / "sub-1" / "sub-1_acq-1_T2w.nii.gz")
+    shorter = TALL.affine_RAS.copy()
+    shorter[2, 2] *= 0.9
+    nifti(archive / "sub-1" / "sub-1_acq-2_T2w.nii.gz", Volume(TALL.voxels_RAS, shorter))
+    assert set(ingested(archive).read("series").code) == {"geometry_conflict"}
+
+
+def test_two_sessions_that_a_pipeline_brought_to_one_grid_are_two_scans(archive: Path) -> None:
+    folder = archive / "derivatives" / "x" / "sub-1"
+    again = TALL.with_voxels(np.asarray(TALL.voxels_RAS) + 3)
+    nifti(folder / "sub-1_ses-1_desc-reg_T2w.nii.gz")
+    nifti(folder / "sub-1_ses-2_desc-reg_T2w.nii.gz", again)
+    assert len(ingested(archive).read("scans")) == 2
+
+
+def test_what_was_moved_into_a_templates_space_says_so(archive: Path) -> None:
+    nifti(archive / "sub-1" / "sub-1_space-PAM50_T2w.nii.gz")
+    nifti(archive / "sub-2" / "sub-2_space-orig_T2w.nii.gz", shaded((7, 40, 60), seed=3))
+    series = ingested(archive).read("series")
+    assert sorted(series.code) == ["", "not_an_image"]
+    assert series.message.str.contains("into another space").sum() == 1
+
+
+def test_packed_or_not_a_file_without_a_label_is_one_persons(archive: Path) -> None:
+    packed = nifti(archive / "t2_sag.nii.gz")
+    (archive / "t2_sag.nii").write_bytes(gzip.decompress(packed.read_bytes()))
+    context = ingested(archive)
+    assert len(context.read("scans")) == 1
+    assert sorted(context.read("files").code) == ["", "duplicate_file"]
+
+
+def test_a_copy_is_used_where_the_original_is_refused_by_hand(archive: Path) -> None:
+    write_sagittal(archive / "sourcedata" / "sub-1", TALL, person="sub-1")
+    nifti(archive / "sub-1" / "sub-1_T2w.nii.gz")
+    series = ingested(archive).read("series").set_index("kind")
+    table = archive.parent / "overrides.csv"
+    table.write_text(f"series_id,decision,reason\n{series.series_id['dicom']},refuse,moved\n")
+    inputs = Inputs(scans=str(archive), overrides=str(table))
+    study = Study(workspace=str(archive.parent / "workspace"), inputs=inputs)
+    context = Context(study, say=lambda text: None)
+    ingest.run(context)
+    codes = context.read("series").set_index("kind").code
+    assert (codes["dicom"], codes["nifti"]) == ("refused_by_hand", "")
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_an_exam_in_two_studies_of_a_day_is_told_and_joined_by_an_option(
+    archive: Path, joins: bool
+) -> None:
+    above = TALL.affine_RAS.copy()
+    above[2, 3] += 220
+    write_sagittal(archive / "a", TALL)
+    frame = changed(FrameOfReferenceUID=uid("P1", "E1", "frame"), AcquisitionTime="102200")
+    write_sagittal(archive / "b", Volume(TALL.voxels_RAS, above), exam="E2", change=frame)
+    study = Study(
+        workspace=str(archive.parent / "workspace"), inputs=Inputs(scans=str(archive)),
+        ingest=Ingest(joins_studies_of_a_day=joins),
+    )  # fmt: skip
+    context = Context(study, say=lambda text: None)
+    ingest.run(context)
+    assert list(context.read("scans").num_stations) == ([2] if joins else [1, 1])
+    told = context.read("series").message.str.contains("another study of the day").sum()
+    assert told == (0 if joins else 2)
+
+
 def test_a_repeat_at_the_same_place_is_a_scan_of_its_own(archive: Path) -> None:
     again = TALL.with_voxels(np.asarray(TALL.voxels_RAS) + 3)
     nifti(archive / "sub-1" / "sub-1_run-1_T2w.nii.gz")
@@ -236,6 +303,26 @@ def test_what_describes_an_image_further_up_is_believed(
     for name, values in sidecars.items():
         said(archive / name, values)
     assert list(ingested(archive).read("series").code) == [code]
+
+
+def test_one_that_its_disk_does_not_give_leaves_the_image_for_the_next_run(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nifti(archive / "sub-1" / "sub-1_T2w.nii.gz")
+    said(archive / "T2w.json", T1)
+    true_open = listing.open_bytes
+
+    def failing(location: str, *limit: int) -> bytes:
+        if location.endswith("T2w.json"):
+            raise TimeoutError(110, "slow down")
+        return true_open(location, *limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "open_bytes", failing)
+        files = ingested(archive).read("files")
+        assert "unreadable" in set(files.code)
+        assert len(ingested(archive).read("scans")) == 0
+    assert list(ingested(archive).read("series").code) == ["not_t2"]
 
 
 def test_one_in_a_zip_archive_is_too(archive: Path) -> None:

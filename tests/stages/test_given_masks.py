@@ -288,12 +288,73 @@ def test_a_table_says_whose_masks_they_are(
         world(str(table), "levels")
 
 
+def test_a_name_that_two_images_have_is_nobodys(
+    world: Callable[..., Context], phantoms: dict[str, Any], tmp_path: Path
+) -> None:
+    """The other image is refused, so that one scan alone would claim the mask of the other's person."""
+    saved(phantoms["sub-1"].image, tmp_path / "scans" / "a" / "t2_sag.nii.gz")
+    refused = saved(phantoms["sub-2"].image, tmp_path / "scans" / "b" / "t2_sag.nii.gz")
+    refused.with_name("t2_sag.json").write_text(json.dumps({"EchoTime": 0.01}))
+    saved(phantoms["sub-1"].levels, tmp_path / "out" / "b" / "t2_sag_seg.nii.gz")
+    context = world(str(tmp_path / "out"), "levels")
+    assert {row["code"] for row in outcomes(context)} == {"no_mask"}
+    assert "1 names in segment.masks have several masks or images" in "\n".join(context.said)  # type: ignore[attr-defined]
+
+
+def test_the_mask_of_another_contrast_is_not_taken(
+    world: Callable[..., Context], phantoms: dict[str, Any], tmp_path: Path
+) -> None:
+    for name, phantom in phantoms.items():
+        vert, tissues = by_tool(phantom.levels, "spineps-veridah")
+        for contrast in ("T1w", "T2w") if name == "sub-1" else ("T1w",):
+            saved(vert, tmp_path / "out" / f"{name}_mod-{contrast}_seg-vert_msk.nii.gz")
+            saved(tissues, tmp_path / "out" / f"{name}_mod-{contrast}_seg-spine_msk.nii.gz")
+    rows = outcomes(world(str(tmp_path / "out"), "spineps-veridah"))
+    assert sorted(row.get("code", "") for row in rows) == ["", "no_mask"]
+
+
+def test_a_corrected_mask_of_a_table_is_noticed(
+    world: Callable[..., Context], phantoms: dict[str, Any], tmp_path: Path
+) -> None:
+    for number, name in enumerate(phantoms):
+        saved(phantoms[name].levels, tmp_path / "out" / f"{number}.nii.gz")
+    table = tmp_path / "out" / "masks.csv"
+    table.write_text("person,mask\nsub-1,0.nii.gz\nsub-2,1.nii.gz\n")
+    before = world(str(table), "levels").read("sources").set_index("scan_id").source_digest
+    levels = phantoms["sub-1"].levels
+    saved(
+        levels.with_voxels(np.where(levels.voxels_RAS == LEVELS["cord"], 0, levels.voxels_RAS)),
+        tmp_path / "out" / "0.nii.gz",
+    )
+    after = world(str(table), "levels").read("sources").set_index("scan_id").source_digest
+    assert (before == after[before.index]).sum() == 1
+    table.write_text("person,mask\nsub-1,gone.nii.gz\n")
+    with pytest.raises(BadStudy, match="names a file that is not there"):
+        world(str(table), "levels")
+
+
+def test_studies_with_and_without_masks_share_a_workspace(
+    world: Callable[..., Context], phantoms: dict[str, Any], tmp_path: Path
+) -> None:
+    drawn_by("levels", phantoms, tmp_path)
+    places = {
+        "workspace": str(tmp_path / "workspace"), "inputs": {"scans": str(tmp_path / "scans")},
+    }  # fmt: skip
+    plain = Context(study_from(places), say=lambda text: None)
+    ingest.run(plain)
+    before = list(plain.read("sources").source_digest)
+    given = world(str(tmp_path / "out"), "levels")
+    again = Context(study_from(places), say=lambda text: None)
+    assert list(again.read("sources").source_digest) == before
+    assert list(given.read("sources").source_digest) != before
+
+
 def test_one_mask_is_never_two_scans(
     world: Callable[..., Context], phantoms: dict[str, Any], tmp_path: Path
 ) -> None:
-    for folder, name in (("a", "sub-1"), ("b", "sub-2")):
-        saved(phantoms[name].image, tmp_path / "scans" / folder / "case_t2.nii.gz")
-    saved(phantoms["sub-1"].levels, tmp_path / "out" / "case_t2.nii.gz")
+    for folder, name in (("derivatives/x/sub-3", "sub-1"), ("sub-3", "sub-2")):
+        saved(phantoms[name].image, tmp_path / "scans" / folder / "sub-3_T2w.nii.gz")
+    saved(phantoms["sub-1"].levels, tmp_path / "out" / "sub-3_T2w_dseg.nii.gz")
     with pytest.raises(BadStudy, match="fit more than one scan"):
         world(str(tmp_path / "out"), "levels")
 

@@ -284,7 +284,7 @@ def _check_pixels_are_there(stream: BinaryIO, claim: Claim, num_bytes: int, size
     length = struct.unpack(f"{claim.order}I", start[8:12] if has_vr else start[4:8])[0]
     stream.seek(num_bytes + (12 if has_vr else 8))
     if length == UNDEFINED:
-        if not claim.syntax:
+        if not is_known_syntax(claim.syntax):
             raise BadScan("bad_pixels", "compressed pixels, and no transfer syntax that says how")
         _check_fragments(stream, size)
         return
@@ -293,6 +293,13 @@ def _check_pixels_are_there(stream: BinaryIO, claim: Claim, num_bytes: int, size
     if length < claim.needs:
         shown = min(claim.needs, 10**12)  # what the header claims may have hundreds of digits
         raise BadScan("bad_pixels", f"{length} bytes of pixels, the header needs {shown}")
+
+
+def is_known_syntax(text: str) -> bool:
+    """Whether it is a transfer syntax of the standard: of a private one nobody knows how pixels are packed,
+    but that they are not where their length says so."""
+    uid = pydicom.uid.UID(text)
+    return uid.is_transfer_syntax and not uid.is_private and uid.name != text
 
 
 def _pixel_samples(stream: BinaryIO, size: int) -> bytes:

@@ -24,7 +24,7 @@ from spineage.errors import BadScan
 from spineage.io.dicom.codestreams import check_codestreams
 from spineage.io.dicom.decoders import PLUGIN
 from spineage.io.dicom.frames import Groups, frames_of
-from spineage.io.dicom.header import TAGS, seal_of_object
+from spineage.io.dicom.header import TAGS, is_known_syntax, seal_of_object
 from spineage.io.dicom.values import item_of, items_of, number_of, quietly, text_of
 from spineage.io.files.listing import lost_since_ingest, open_bytes
 from spineage.io.files.seals import check_seal
@@ -95,14 +95,14 @@ def _parse(data: bytes) -> Dataset:
         dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=PIXEL_TAGS, force=True)
     except Exception as error:  # pydicom raises a dozen types; their texts quote values
         raise BadScan("unreadable", f"not to be parsed as DICOM ({type(error).__name__})") from None
-    if not _syntax(dataset):
+    if not is_known_syntax(str(_syntax(dataset))):
         _say_syntax(dataset)
     return dataset
 
 
 def _say_syntax(dataset: Dataset) -> None:
-    """Of an object without file meta: the uncompressed syntax that it was parsed by. Compressed pixels
-    without a syntax never get here: their header is refused."""
+    """Of an object without file meta, or of a private syntax: the uncompressed one that it was parsed by.
+    Compressed pixels of such a syntax never get here: their header is refused."""
     is_implicit, is_little = dataset.original_encoding
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()

@@ -8,6 +8,8 @@ from typing import BinaryIO, Final
 from spineage.errors import BadScan
 
 PIECE_BYTES: Final = 1 << 20
+FIRST_BYTES: Final = 1 << 10
+MAX_MEMBERS: Final = 1 << 17  # of 64 kB each, as bgzip cuts, they hold four times what a volume may
 GZIP: Final = 31  # wbits
 GZIP_START: Final = b"\x1f\x8b"
 
@@ -73,13 +75,19 @@ def inflate_start(packed: bytes, limit: int) -> bytes:
 
 def _inflated(packed: bytes, limit: int, wbits: int) -> tuple[bytes, bool]:
     """At most so many bytes, and whether the stream ends in what is given. A gzip file may have several
-    members, one after the other (RFC 1952, 2.2), as bgzip writes them."""
-    data = bytearray()
-    while True:
-        stream = zlib.decompressobj(wbits=wbits)
-        data += stream.decompress(packed, limit - len(data))
-        if len(data) >= limit or not stream.eof:
-            return bytes(data), stream.eof
-        packed = stream.unused_data
-        if wbits != GZIP or not packed.startswith(GZIP_START):
+    members, one after the other (RFC 1952, 2.2), as bgzip writes them; what follows them is let be. Fed in
+    pieces, small at first: what a member leaves of its piece is copied. Raises zlib.error."""
+    data, view, at = bytearray(), memoryview(packed), 0
+    for _ in range(MAX_MEMBERS):
+        stream, size = zlib.decompressobj(wbits=wbits), FIRST_BYTES
+        while not stream.eof:
+            piece = stream.unconsumed_tail or view[at : at + size]
+            if not stream.unconsumed_tail:
+                at, size = at + len(piece), min(4 * size, PIECE_BYTES)
+            if not len(piece) or len(data) >= limit:
+                return bytes(data), False
+            data += stream.decompress(piece, limit - len(data))
+        at -= len(stream.unused_data)
+        if wbits != GZIP or bytes(view[at : at + 2]) != GZIP_START or len(data) >= limit:
             return bytes(data), True
+    raise zlib.error("more members than any file has")

@@ -3,6 +3,7 @@ name people."""
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import os
@@ -227,7 +228,7 @@ def open_beside(location: str, suffix: str, other: str) -> bytes | None:
     """The neighbour whose name ends otherwise (`x.nii.gz` -> `x.json`), None when there is none.
 
     It is looked at as every file is: no link is followed, but for one into the data set's own annex, and no
-    pipe opened.
+    pipe opened. Raises OSError when it is there, and its disk or server does not give it.
     """
     if not location.endswith(suffix):
         return None
@@ -235,16 +236,25 @@ def open_beside(location: str, suffix: str, other: str) -> bytes | None:
     try:
         is_file = _is_remote(beside) or _split(beside)[1] or _is_plain(beside)
         return open_bytes(beside, MAX_SIDECAR_BYTES) if is_file else None
-    except (OSError, BadScan):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, BadScan):
         return None
 
 
 def open_above(seen: Seen) -> bytes:
-    """A JSON file of `Seen.above`, b"" where it cannot be read: all images below it ask for it."""
+    """A JSON file of `Seen.above`, b"" where it is none that can be: all images below it ask for it.
+
+    Raises OSError when its disk or server does not give it: without it the image may be taken for another.
+    """
     try:
-        return open_bytes(seen.location, MAX_SIDECAR_BYTES)
-    except (OSError, BadScan):
+        return _kept(seen) if seen.stamp else open_bytes(seen.location, MAX_SIDECAR_BYTES)
+    except (FileNotFoundError, PermissionError, BadScan):
         return b""
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(seen: Seen) -> bytes:
+    """All images of a data set ask for the same few."""
+    return open_bytes(seen.location, MAX_SIDECAR_BYTES)
 
 
 def _is_plain(location: str) -> bool:

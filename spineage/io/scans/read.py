@@ -55,8 +55,13 @@ def read_station(slices: Sequence[Source], seal_key: bytes = b"") -> Volume:
         volume = reorient(voxels, grid.affine_RAS)
     else:
         volume = _stack(_read_slices(slices, seal_key))
-    fault = value_fault(np.asarray(volume.voxels_RAS, np.float32))
-    if fault:
+    values = np.asarray(volume.voxels_RAS, np.float32)
+    if not np.isfinite(values).all() or values.min() == values.max():
+        raise BadScan("bad_values", "pixels are NaN, infinite or all the same")
+    fault = (
+        value_fault(values) if slices[0]["kind"] == "dicom" else None
+    )  # of NIfTI ingest has asked
+    if fault and fault[0] != "not_an_image":
         raise BadScan("bad_values", fault[1])
     return volume
 

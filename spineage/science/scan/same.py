@@ -14,22 +14,31 @@ from spineage.science.scan.accept import Series
 from spineage.science.scan.choose import preference
 from spineage.science.scan.slices import SliceGrid
 
+ELSEWHERE: Final = (
+    "another file has the same voxels with another place or size of them: keep the right one"
+)
 SAME_PLACE_MM: Final = 0.5
 """Between corners: converters round positions and quaternions."""
 
 
-def find_copies(accepted: Sequence[Series]) -> dict[str, str]:
-    """What each series that is another form of a kept one is, by series_id, in words.
+def find_copies(accepted: Sequence[Series]) -> dict[str, tuple[str, str]]:
+    """(code, message) of each series that is another form of a kept one, by series_id.
 
     accepted: of one person, all exams. Kept is DICOM before NIfTI, NIfTI before what is derived from it, then
-    as `choose.preference` has it.
+    as `choose.preference` has it; of equal voxels that are said to lie at two places, or to be of two sizes,
+    neither is.
     """
     kept: list[Series] = []
-    copies: dict[str, str] = {}
+    copies: dict[str, tuple[str, str]] = {}
     for series in sorted(accepted, key=lambda one: (_remove(one), preference(one))):
-        what = next(filter(None, (_form_of(series, other) for other in kept)), "")
-        if what:
-            copies[series.series_id] = what
+        forms = ((other, _form_of(series, other)) for other in kept)
+        other, what = next((found for found in forms if found[1]), (None, ""))
+        if other and what == ELSEWHERE:
+            copies |= dict.fromkeys(
+                (series.series_id, other.series_id), ("geometry_conflict", what)
+            )
+        elif what:
+            copies[series.series_id] = ("not_chosen", what)
         else:
             kept.append(series)
     return copies
@@ -44,13 +53,14 @@ def _remove(series: Series) -> int:
 def _form_of(series: Series, other: Series) -> str:
     """In which form `series` is the volume that `other` is; "" when it is another one."""
     one, two = series.view.first, other.view.first
-    if one.pixels and one.pixels == two.pixels:
-        return "another file holds the same voxels"
+    has_same_voxels = bool(one.pixels and one.pixels == two.pixels)
     if not _lie_alike(series.view.grid, other.view.grid):
-        return ""
+        return ELSEWHERE if has_same_voxels else ""
+    if has_same_voxels:
+        return "another file holds the same voxels"
     if one.kind != two.kind:
         return "converted from DICOM that is there too: it lies just where a DICOM series does"
-    if one.is_derived:
+    if one.is_derived and not two.is_derived and one.about.exam_id == two.about.exam_id:
         return "derived from an image that is there too: it lies just where that does"
     if (
         one.kind == "dicom"

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 MAX_LABELS: Final = 32  # a label image has few values; MR has hundreds
 MAX_SAME: Final = 0.7  # share of voxels equal to their neighbour: labels 0.8 and more, MR below 0.1
 LEAST_VALUE: Final = -200.0  # MR magnitudes are not negative; resampling overshoots by far less
+TYPE_BITS: Final = (8, 10, 12, 14, 15, 16, 32)
+NEARLY: Final = 0.02
+"""Noise just below zero is as near to the end of an unsigned type."""
 BINS: Final = 16  # of the range, half of which is empty where a sign was lost
 WRAPPED_SHARE: Final = 1e-3
 WRAPPED_VALUES: Final = 8
@@ -44,13 +47,22 @@ def _is_label_image(voxels: NDArray[np.float32]) -> bool:
     few = np.unique(voxels[::7, ::7, ::7])  # sorting all takes a minute in the largest
     if len(few) <= MAX_LABELS and len(np.unique(voxels)) <= MAX_LABELS:
         return True
+    return (
+        float(np.median([_share_of_same(voxels.swapaxes(0, axis)) for axis in range(3)])) > MAX_SAME
+    )
+
+
+def _share_of_same(voxels: NDArray[np.float32]) -> float:
+    """Of neighbours along the first axis that are both something the share that are equal."""
     here, right = voxels[:-1], voxels[1:]
     inside = (here != 0) & (right != 0)
-    return bool(inside.any() and (here[inside] == right[inside]).mean() > MAX_SAME)
+    return float((here[inside] == right[inside]).mean()) if inside.any() else 0.0
 
 
 def _is_wrapped(voxels: NDArray[np.float32], low: float, high: float) -> bool:
-    """Noise at both ends of the range, and nothing in half of it between them."""
+    """Noise at both ends of the range, which is that of a type, and nothing in half of it between them."""
+    if not any((1 - NEARLY) * 2**bits < high < 2**bits for bits in TYPE_BITS):
+        return False
     some = voxels[::3, ::3, ::3]
     edges = np.linspace(low, high, BINS + 1)
     is_met = np.histogram(some, edges)[0] > 0

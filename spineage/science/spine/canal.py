@@ -96,10 +96,13 @@ def canal_behind(named: Volume) -> Canal:
     bones_mm = np.array([where_mm(named, named.voxels_RAS == value).mean(0) for value in values])
     cord_mm = where_mm(named, named.voxels_RAS == LEVELS["cord"])
     passed = (bones_mm[:, 2] > cord_mm[:, 2].min()) & (bones_mm[:, 2] < cord_mm[:, 2].max())
-    near = [cord_mm[np.abs(cord_mm[:, 2] - s) < BESIDE_MM].mean(0) for s in bones_mm[passed, 2]]
-    if not near:
+    beside = [
+        (bone, cord_mm[np.abs(cord_mm[:, 2] - bone[2]) < BESIDE_MM]) for bone in bones_mm[passed]
+    ]
+    offsets = [cord.mean(0) - bone for bone, cord in beside if len(cord)]
+    if not offsets:
         raise BadScan("implausible_mask", "there is no canal, and the cord passes no vertebra")
-    bones_mm[:, :2] += np.median(np.array(near)[:, :2] - bones_mm[passed, :2], axis=0)
+    bones_mm[:, :2] += np.median(np.array(offsets)[:, :2], axis=0)
     order = np.argsort(bones_mm[:, 2])
     heights_mm = np.arange(bones_mm[order[0], 2], bones_mm[order[-1], 2], STEP_MM)
     places = [np.interp(heights_mm, bones_mm[order, 2], bones_mm[order, k]) for k in (0, 1)]

@@ -20,11 +20,11 @@ def dice_of(found: Volume, truth: Volume, label: int) -> float:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one mask with a true one, both in the levels schema on one grid.
+    """Of one mask with a true one on one grid.
 
     dice: by tissue, of those that the true one has (a vertebra or disc is in its tissue by any name);
-    num_levels: vertebrae of the true one from C2 down; num_named_alike: those of which most voxels that are
-    any vertebra in the other have the same name.
+    num_levels: vertebrae of the true one from C2 down, 0 where it names none; num_named_alike: those of which
+    most voxels that are any vertebra in the other have the same name.
     """
 
     dice: dict[str, float]
@@ -32,13 +32,15 @@ class Agreement:
     num_named_alike: int
 
 
-def agreement(found: Volume, truth: Volume) -> Agreement:
-    """How alike two masks are, in tissue and in names."""
+def agreement(found: Volume, truth: Volume, *, has_levels: bool) -> Agreement:
+    """How alike two masks are, in tissue and in names. found: in the levels schema, and truth in it where it
+    `has_levels`, else in the semantic one."""
     tissues = {name: value for name, value in SEMANTIC.items() if value}
-    seen, true = semantic_of(found), semantic_of(truth)
+    seen, true = semantic_of(found), semantic_of(truth) if has_levels else truth
     present = set(np.unique(true.voxels_RAS).tolist())
     dice = {name: dice_of(seen, true, v) for name, v in tissues.items() if v in present}
-    levels = [n for n in VERTEBRAE[1:] if (truth.voxels_RAS == LEVELS[n]).any()]
+    named = VERTEBRAE[1:] if has_levels else ()
+    levels = [n for n in named if (truth.voxels_RAS == LEVELS[n]).any()]
     alike = [name for name in levels if _usual_name(found, truth, name) == LEVELS[name]]
     return Agreement(dice, len(levels), len(alike))
 

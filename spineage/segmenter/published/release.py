@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
@@ -18,7 +19,7 @@ from spineage.errors import BadStudy
 
 PLANS: Final = "plans.json"
 WANTED: Final = re.compile(
-    r"(plans|dataset|inference_config)\.json|fold_(\d|all)/checkpoint_(final|best)\.pth"
+    r"(plans|dataset|inference_config)\.json|fold_(\d|all)/checkpoint_\w+\.pth"
 )
 MAX_BYTES: Final = 1 << 33
 """Of all files of a model: five folds of the largest network, with their optimisers, are 5 GB."""
@@ -32,6 +33,8 @@ def model_folder(model: Path) -> Iterator[Path]:
 
     Raises BadStudy when there is none, or there are several.
     """
+    if model.suffix == ".zip" and model.is_file() and not zipfile.is_zipfile(model):
+        raise BadStudy(f"{model.name} is no whole zip archive: download it again")
     if not zipfile.is_zipfile(model):
         yield _only([p.parent for p in _plans_below(model)], model) if model.is_dir() else model
         return
@@ -84,7 +87,14 @@ def _archive(model: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(model) as packed:
             yield packed
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+    ) as error:
         raise BadStudy(
             f"{model.name} cannot be unpacked ({type(error).__name__}): download it again"
         ) from None

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -27,7 +28,10 @@ from spineage.study import Ingest, Inputs, Study
 from spineage.tables import HEADERS, TABLES
 
 FILES_PER_GROUP = 8192
-"""About 50 MB of headers; an archive of fewer files is judged in this process."""
+"""About 12 MB of headers as they are kept, and 160 MB while they are judged."""
+GROUPS_HERE = 4
+"""So many are judged in this process, one after the other, which takes some seconds: a shuffle between
+processes would take a minute and gigabytes to start."""
 CONTRADICTIONS = {"other_sex": OTHER_SEX, "other_age": OTHER_AGE}
 
 
@@ -41,8 +45,7 @@ class Judging:
     inputs: Inputs
     keyed: Keyed
     named_sites: tuple[str, ...]
-    masks: str | None = None
-    masks_of: str | None = None
+    given: Given | None = None
 
 
 def check_tables(study: Study, keyed: Keyed) -> None:
@@ -65,13 +68,11 @@ def judge_groups(context: Context, keyed: Keyed, scanned: Scanned, folder: str) 
     """Write the tables into the folder; returns counts of files, series, scans, and refusals by code."""
     study, store = context.study, context.store
     sites = study.cohort.test_sites
-    judging = Judging(
-        store.root, folder, study.ingest, study.inputs, keyed, sites,
-        study.segment.masks, study.segment.masks_of,
-    )  # fmt: skip
+    given = given_of(study, keyed)
+    judging = Judging(store.root, folder, study.ingest, study.inputs, keyed, sites, given)
     num_groups = min(GROUPS, -(-scanned.num_rows // FILES_PER_GROUP))
-    if num_groups == 1:
-        return judge_group(0, read_parts(store, _paths(scanned), HEADERS), judging)
+    if num_groups <= GROUPS_HERE:
+        return _judge_here(read_parts(store, _paths(scanned), HEADERS), num_groups, judging)
     context.connect()
     answers = each_group(
         partial(judge_group, judging=judging),
@@ -87,6 +88,15 @@ def judge_groups(context: Context, keyed: Keyed, scanned: Scanned, folder: str) 
     except Exception:
         _require_sound(store, scanned)
         raise
+    return dict(total)
+
+
+def _judge_here(rows: pa.Table, num_groups: int, judging: Judging) -> dict[str, int]:
+    """Group by group, as `each_group` cuts them: the same parts of the same tables."""
+    numbers = rows["group"].to_numpy() % num_groups
+    total: Counter[str] = Counter()
+    for number in np.unique(numbers).tolist():
+        total.update(judge_group(number, rows.filter(pa.array(numbers == number)), judging))
     return dict(total)
 
 
@@ -106,7 +116,7 @@ def judge_group(number: int, rows: pa.Table, judging: Judging) -> dict[str, int]
     people = _people(judging.inputs, judging.keyed, judging.named_sites)
     judge = partial(
         tables_of, section=judging.section, keyed=judging.keyed, people=people, overrides=overrides,
-        given=_given(judging),
+        given=judging.given,
     )  # fmt: skip
     tables = judge_each(rows.to_pylist(), judge)
     for table, table_rows in tables.items():
@@ -115,10 +125,12 @@ def judge_group(number: int, rows: pa.Table, judging: Judging) -> dict[str, int]
     return {**_counts(tables, overrides), **_participants(tables, people)}
 
 
-def _given(judging: Judging) -> Given | None:
-    if not (judging.masks and judging.masks_of):
+def given_of(study: Study, keyed: Keyed) -> Given | None:
+    """The masks that a study gives."""
+    section = study.segment
+    if not (section.masks and section.masks_of):
         return None
-    return find_given(judging.masks, judging.masks_of, judging.inputs.scans, judging.keyed)
+    return find_given(section.masks, section.masks_of, study.inputs.scans, keyed)
 
 
 def _participants(tables: dict[str, list[Row]], people: pd.DataFrame | None) -> dict[str, int]:

@@ -21,7 +21,7 @@ from spineage.io.people.identity import Keyed, load_key
 from spineage.io.people.overrides import read_overrides
 from spineage.io.people.tables import digest_of_file
 from spineage.io.people.words import list_unknown_sexes, tell_open_end
-from spineage.io.scans.given import find_given, list_given, require_one_each
+from spineage.io.scans.given import list_given, require_one_each
 from spineage.io.storage import pointers
 from spineage.io.storage.parquet import read_parts
 from spineage.io.storage.parts import read_sound
@@ -29,7 +29,7 @@ from spineage.run.context import Context, digest_of
 from spineage.run.counts import Counts, read_counts
 from spineage.run.plan import Plan
 from spineage.run.rates import measured_on, rates_of, scaled_s
-from spineage.stages.ingest.groups import check_tables, judge_groups
+from spineage.stages.ingest.groups import check_tables, given_of, judge_groups
 from spineage.stages.ingest.scan import Scanned, count_files, scan_headers
 from spineage.tables import KEY, SOURCES
 
@@ -148,10 +148,9 @@ def _masks(context: Context) -> dict[str, Any]:
 
 def _tell_masks(context: Context, keyed: Keyed, folder: str) -> None:
     """Say so when scans have no mask, or masks no scan."""
-    section = context.study.segment
-    if not (section.masks and section.masks_of):
+    given = given_of(context.study, keyed)
+    if given is None:
         return
-    given = find_given(section.masks, section.masks_of, context.study.inputs.scans, keyed)
     num_scans, num_used = len(context.read("sources", KEY)), len(_drawn(context, folder))
     if num_scans > num_used:
         context.say(f"  {num_scans - num_used} of {num_scans} scans have no mask in segment.masks")
@@ -161,8 +160,8 @@ def _tell_masks(context: Context, keyed: Keyed, folder: str) -> None:
         )
     if given.num_doubled:
         context.say(
-            f"  {given.num_doubled} names in segment.masks have several masks, and none is taken: narrow it "
-            "down by a pattern, or name them by a table"
+            f"  {given.num_doubled} names in segment.masks have several masks or images, and none is taken: "
+            "narrow them down by a pattern, or name them by a table"
         )
 
 

@@ -30,6 +30,9 @@ from spineage.study import Ingest
 
 Row = dict[str, Any]
 People = dict[tuple[str, str | None], Row]
+OTHER_STUDY = (
+    "; another study of the day has series of this person too (ingest.joins_studies_of_a_day)"
+)
 OTHER_SEX = "; the participants table gives another sex than the header"
 OTHER_AGE = "; the participants table gives an age over a year from the header's"
 
@@ -49,10 +52,9 @@ def tables_of(
     headers = regroup(distinct, limits.min_repetition_ms)
     doubtful = find_doubtful(headers, labels_hold_everywhere=section.labels_hold_everywhere)
     judged = [judge_series(group, limits) for group in _grouped(headers, "series_id")]
-    series = [
-        decided(one, overrides)
-        for one in _without_copies([refuse_doubtful(one, doubtful) for one in judged])
-    ]
+    believed = _tell_other_studies([refuse_doubtful(one, doubtful) for one in judged], section)
+    usable = [decided(one, overrides) if _is_refused(one, overrides) else one for one in believed]
+    series = [decided(one, overrides) for one in _without_copies(usable)]
     choices = _choose(series, section)
     first_days = _first_days(headers)
     locations = {read.file_id: read.seen.location for read in reads}
@@ -101,6 +103,12 @@ def decided(series: Series, overrides: Mapping[str, Override]) -> Series:
     return replace(series, code="", message=f"by hand: {override.reason}")
 
 
+def _is_refused(series: Series, overrides: Mapping[str, Override]) -> bool:
+    """By hand: then it is no reason to leave its copies."""
+    override = overrides.get(series.series_id)
+    return override is not None and override.decision == "refuse"
+
+
 def limits_of(section: Ingest) -> SeriesLimits:
     """The part of the section that judges one series."""
     return SeriesLimits(
@@ -116,6 +124,31 @@ def _without_doubles(headers: Iterable[Header]) -> list[Header]:
     return list(first.values())
 
 
+def _tell_other_studies(series: Sequence[Series], section: Ingest) -> list[Series]:
+    """Say so where a person's accepted DICOM series of one day lie in several studies and are not joined."""
+    exams: dict[tuple[str, int], set[str]] = {}
+    for one in series:
+        day = _day_of(one)
+        if day and not one.code:
+            exams.setdefault(day, set()).add(one.view.first.about.exam_id)
+    if section.joins_studies_of_a_day:
+        return [*series]
+    return [
+        replace(one, message=one.message + OTHER_STUDY)
+        if not one.code and (day := _day_of(one)) and len(exams[day]) > 1
+        else one
+        for one in series
+    ]
+
+
+def _day_of(series: Series) -> tuple[str, int] | None:
+    """Person and day of a DICOM series that says when it was made."""
+    first = series.view.first
+    if first.kind != "dicom" or first.about.study_day is None:
+        return None
+    return first.about.person_id, first.about.study_day
+
+
 def _without_copies(series: Sequence[Series]) -> list[Series]:
     """Of one volume that a person has in several forms one is used; the others say what they are."""
     people: dict[str, list[Series]] = {}
@@ -124,7 +157,7 @@ def _without_copies(series: Sequence[Series]) -> list[Series]:
             people.setdefault(one.view.first.about.person_id, []).append(one)
     copies = {i: what for accepted in people.values() for i, what in find_copies(accepted).items()}
     return [
-        replace(one, code="not_chosen", message=copies[one.series_id])
+        replace(one, code=copies[one.series_id][0], message=copies[one.series_id][1])
         if one.series_id in copies
         else one
         for one in series
@@ -141,15 +174,17 @@ def _grouped(headers: Iterable[Header], by: str) -> list[list[Header]]:
 def _choose(series: Sequence[Series], section: Ingest) -> list[Choice]:
     """One choice for each exam; a NIfTI file is a scan by itself, but for the chunks of one session.
 
-    An exam is a person's: an exam id that two people share is two exams.
+    An exam is a person's: an exam id that two people share is two exams. Studies of one day are one exam
+    where the section says so.
     """
     exams: dict[str, list[Series]] = {}
     for one in series:
         first = one.view.first
         if not one.code:
             alone = (first.chunk_of or first.series_id) if first.kind == "nifti" else ""
-            about = first.about
-            exams.setdefault(f"{about.person_id}:{about.exam_id}:{alone}", []).append(one)
+            about, day = first.about, _day_of(one) if section.joins_studies_of_a_day else None
+            exam = f"day {day[1]}" if day else about.exam_id
+            exams.setdefault(f"{about.person_id}:{exam}:{alone}", []).append(one)
     return [choose_stations(exams[name], section.composed_extent_mm) for name in sorted(exams)]
 
 

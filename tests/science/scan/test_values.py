@@ -30,6 +30,22 @@ def test_a_few_bright_voxels_and_burned_in_text_are_no_lost_sign() -> None:
     voxels[:, 2:6, 2:30] = 4095
     voxels[3, 20, 20:24] = 60000
     assert value_fault(voxels) is None
+    marker = magnitudes(top=450)
+    marker[2:4, 3:9, 3:13] = 2600 + np.arange(10)
+    assert value_fault(marker) is None
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_image_made_finer_along_one_axis_is_no_label_image(axis: int) -> None:
+    assert value_fault(np.repeat(magnitudes(), 4, axis)) is None
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_a_label_image_is_one_in_any_orientation(order: tuple[int, int, int]) -> None:
+    labels = np.zeros(SHAPE, np.float32)
+    for n in range(60):  # more values than a count would tell
+        labels[2:10, 5 + n % 6 * 8 : 12 + n % 6 * 8, n // 6 * 9 : n // 6 * 9 + 8] = n + 1
+    assert value_fault(labels.transpose(order)) is not None
 
 
 @pytest.mark.parametrize("bits", [12, 16])
