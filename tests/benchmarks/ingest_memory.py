@@ -83,7 +83,8 @@ def ingested(folder: Path, num_exams: int, templates: list[bytes]) -> dict[str, 
         place.mkdir(parents=True)
         for name, data in zip(STATIONS, templates, strict=True):
             (place / name).write_bytes(data.replace(MARK.encode(), f"{exam:06d}".encode()))
-    (folder / "study.yaml").write_text(yaml.safe_dump({"inputs": {"scans": "archive"}}))
+    study = {"inputs": {"scans": "archive"}, "ingest": {"max_pixel_mm": 100.0}}  # tiny pictures
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
     started = time.monotonic()
     driver_mib, said = ingest(folder)
     assert f"series {3 * num_exams}, scans {num_exams}" in said, said
