@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import zipfile
 from collections.abc import Callable
@@ -443,3 +444,27 @@ def test_stations_in_one_enhanced_object_are_one_scan_of_several(archive: Path) 
 def test_one_stack_in_one_object_stays_one_series(archive: Path) -> None:
     write_enhanced(archive / "all.dcm", TALL)
     assert list(ingested(archive).read("series").code) == [""]
+
+
+# --- earlier states of the input --------------------------------------------------------------------
+
+
+def test_states_of_the_input_that_nothing_names_are_removed_after_a_week(archive: Path) -> None:
+    write_sagittal(archive / "a", TALL)
+    store = ingested(archive).store
+    write_sagittal(archive / "b", TALL, person="P2")
+    second = ingested(archive)
+    folder = second.folder("ingest")
+    made = [path for path in store.list(folder, "done.json") if path.count("/") == 3]
+    assert len(made) == 2
+    for path in made:
+        week_ago = store.local(path).stat().st_mtime - 8 * 86_400
+        os.utime(store.local(path), (week_ago, week_ago))
+    current = second.tables_folder("ingest")
+    context = ingested(archive)
+    left = [path for path in store.list(folder, "done.json") if path.count("/") == 3]
+    assert left == [f"{current}/done.json"]
+    assert {path.split("/")[2] for path in store.list(folder) if path.count("/") > 2} == {
+        current.split("/")[2]
+    }
+    assert len(context.read("scans")) == 2

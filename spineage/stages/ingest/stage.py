@@ -30,6 +30,7 @@ from spineage.run.counts import Counts, read_counts
 from spineage.run.plan import Plan
 from spineage.run.rates import measured_on, rates_of, scaled_s
 from spineage.stages.ingest.groups import check_tables, given_of, judge_groups
+from spineage.stages.ingest.prune import prune
 from spineage.stages.ingest.scan import Scanned, count_files, scan_headers
 from spineage.tables import KEY, SOURCES
 
@@ -69,6 +70,10 @@ def run(context: Context) -> Counts:
     context.store.point(context.pointer("ingest"), pointer)
     context.forget()
     _tell_masks(context, keyed, f"{context.folder('ingest')}/{generation}")
+    if num_removed := prune(context.store, context.folder("ingest")):
+        context.say(
+            f"  removed {num_removed} states of the input that nothing has named for a week"
+        )
     return read_counts(counts)
 
 
