@@ -351,7 +351,7 @@ def import_segmenter(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="a published model: totalspineseg-full, vertebrae_mr, total_mr, spineps; recognised by "
+            help="a published model: totalspineseg-step1, vertebrae_mr, total_mr, spineps; recognised by "
             "its dataset.json, stating it makes sure"
         ),
     ] = None,
@@ -383,7 +383,7 @@ def import_segmenter(
     Any 2d, 3d_lowres or 3d_fullres network of any trainer; no cascade. Our names: background, vertebra,
     disc, canal, cord, sacrum; or by level C1 to L6, disc_below_C2 to disc_below_L6, sacrum, canal, cord.
     For regions the label map says what is in each and in no later one of regions_class_order. Models
-    that name levels only with their own tool's post-processing (TotalSpineSeg's two steps, SPINEPS'
+    that name levels only with their own tool's post-processing (TotalSpineSeg's second step, SPINEPS'
     instance and VERIDAH networks) are refused.
 
     The pickle is opened in a process without network, files or environment; then never again.

@@ -140,7 +140,7 @@ def our_labels(
     if not unknown:
         raise BadStudy(
             "the labels mix the semantic and the levels schema (a model of levels has vertebrae and discs "
-            "by name only); map all of them to one of the two"
+            "by name only); map all of them to one"
         )
     raise BadStudy(
         f"labels {', '.join(unknown[:6])} are in neither the semantic nor the levels schema: map each to "

@@ -23,6 +23,7 @@ from spineage.run.fill import fill_missing, keys_of, missing, without, write_eac
 from spineage.run.plan import Plan, plan_missing
 from spineage.science.scan.geometry import Volume
 from spineage.science.spine.foreign import Foreign, adapt, lay_on
+from spineage.science.spine.landmarks import levels_from_landmarks
 from spineage.science.spine.levels import Levels, find_levels
 from spineage.science.spine.morphometry import measure
 from spineage.science.spine.named import levels_from_named
@@ -295,6 +296,7 @@ class NameStep:
         self._find: Callable[..., Levels] = {
             "semantic": find_levels,
             "levels": levels_from_named,
+            "landmarks": levels_from_landmarks,
         }[schema]
         self._count = {"min_levels": min_levels, "max_levels": max_levels}
         self._limits, self._needs_csf = QualityLimits(**limits), needs_csf

@@ -64,7 +64,9 @@ class Segmenter(_Part):
     digest: Digest
     labels: Annotated[dict[Word, Word], Field(max_length=256)]
     domain: Literal["phantom", "human"]
-    schema_: Annotated[Literal["semantic", "levels"], Field(alias="schema")] = "semantic"
+    schema_: Annotated[Literal["semantic", "levels", "landmarks"], Field(alias="schema")] = (
+        "semantic"
+    )
     mode: Literal["exact", "fast"] = "exact"
     mirror: bool = False
 

@@ -103,6 +103,8 @@ def _segmentation(evidence: Evidence) -> str:
     seen = _seen_fast(evidence) if settings.mode == "fast" else whole
     named = {
         "semantic": "Its tissues became levels by their order along the canal",
+        "landmarks": "Its tissues became levels by their order along the canal, and the discs that it knows "
+        "by name had to agree",
         "levels": "It names the levels itself; their order and continuity were checked",
     }
     return (

@@ -1,7 +1,8 @@
 """What a label means. Labels never travel without this map.
 
-Two schemas: *semantic* (what tissue) as the demo segmenter writes, and *levels* (which vertebra or disc),
-the internal schema that every segmenter's output is turned into and that all later stages read.
+Schemas: *semantic* (what tissue) as the demo segmenter writes; *landmarks* (tissues, and some discs by name);
+and *levels* (which vertebra or disc), the internal schema that every segmenter's output is turned into and
+that all later stages read.
 """
 
 from __future__ import annotations
@@ -36,7 +37,20 @@ LEVELS: Final[dict[str, int]] = {
 }
 """Vertebra 1-26, sacrum 27; a disc is 100 + the vertebra above it (C2/3 is 102); canal 200, cord 201."""
 
-SCHEMAS: Final = {"semantic": SEMANTIC, "levels": LEVELS}
+LANDMARKS: Final[dict[str, int]] = {
+    "background": 0,
+    "vertebra": 1,  # the sacrum too
+    "disc": 2,
+    "canal": 3,
+    "cord": 4,
+    "disc_C2_C3": 11,
+    "disc_C7_T1": 12,
+    "disc_T12_L1": 13,
+    "disc_on_sacrum": 14,
+}
+"""Tissues, and four discs by name: see `landmarks.py`."""
+
+SCHEMAS: Final = {"semantic": SEMANTIC, "levels": LEVELS, "landmarks": LANDMARKS}
 
 REGIONS: Final[tuple[str, ...]] = ("cervical", "thoracic", "lumbar")
 

@@ -2,7 +2,8 @@
 
 A model is recognised by its dataset.json alone, to the last label; SPINEPS says itself what its model is, in
 `inference_config.json`. What gives levels or tissues only after its own tool's post-processing is refused
-with that reason: half a tool mislabels. Sources, read 2026-11-24: TotalSpineSeg resources/datasets/*.json;
+with that reason (half a tool mislabels), but for TotalSpineSeg's first step, whose four named discs a count
+is held against. Sources, read 2026-11-24: TotalSpineSeg resources/datasets/*.json;
 SPINEPS inference_config and README; TotalSegmentator class map and task table.
 """
 
@@ -126,8 +127,21 @@ LAYOUTS: Final[dict[str, Layout]] = {
     "totalspineseg-step1": Layout(
         "TotalSpineSeg Dataset101",
         {**_LANDMARKS, "vertebrae": [6, 7], "vertebrae_C1": 7, "canal": [8, 9], "cord": 9},
-        refusal="TotalSpineSeg's step 1 draws the sacrum as one more vertebra, and its levels come from "
-        f"step 2 and the tool's iterative labelling: {OWN_TOOL}",
+        {
+            "disc": "disc",
+            "disc_C2_C3": "disc_C2_C3",
+            "disc_C7_T1": "disc_C7_T1",
+            "disc_T12_L1": "disc_T12_L1",
+            "disc_L5_S": "disc_on_sacrum",
+            "vertebrae": "vertebra",
+            "vertebrae_C1": "vertebra",
+            "canal": "canal",
+            "cord": "cord",
+        },
+        without=(
+            "TotalSpineSeg names levels by its second step and iterative labelling; here they are counted, "
+            "the four discs that step 1 names must agree, and bone below the last of them is the sacrum",
+        ),
     ),
     "totalspineseg-step2": Layout(
         "TotalSpineSeg Dataset102",
