@@ -66,7 +66,10 @@ def judge_series(headers: Sequence[Header], limits: SeriesLimits) -> Series:
     fault = _first_fault(view, limits)
     if fault:
         return Series(view, fault.code, str(fault))
-    accepted = Series(view, "", f"a sagittal T2 of the spine{view.first.note}")
+    planned = f"; {view.num_planning} slices that lie otherwise are left out" * bool(
+        view.num_planning
+    )
+    accepted = Series(view, "", f"a sagittal T2 of the spine{view.first.note}{planned}")
     is_placed = view.first.kind == "nifti" or accepted.frame_of_reference
     return accepted if is_placed else replace(accepted, message=accepted.message + UNPLACED_NOTE)
 

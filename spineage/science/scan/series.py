@@ -13,6 +13,9 @@ import numpy as np
 from spineage.errors import BadScan
 from spineage.science.scan.slices import Frame, SliceGrid, arrange, orientations, plane_of
 
+MOST_PLANNING = 3
+LEAST_TIMES = 3
+"""How many slices of another place or size are no part of a stack, which has so many times more."""
 ISOTROPIC_RATIO = 1.25  # voxel edges that agree within a quarter were not sliced in any plane
 
 
@@ -188,6 +191,7 @@ class View:
     grid: SliceGrid | None = None
     slices: tuple[tuple[str, int], ...] = ()
     stack_fault: BadScan | None = None
+    num_planning: int = 0  # images that lie otherwise than the stack, left out
 
     @property
     def plane(self) -> str:
@@ -242,7 +246,8 @@ def _look_at_slices(files: tuple[Header, ...], limits: SeriesLimits) -> View:
     """DICOM: of all frames the magnitude images of one echo and one acquisition, set in order."""
     every: list[Slice] = [(h.file_id, frame) for h in files for frame in h.frames]
     images = [(file_id, frame) for file_id, frame in every if frame.is_magnitude]
-    chosen, echo_ms = _one_echo(images, limits)
+    stack = _without_planning(images)
+    chosen, echo_ms = _one_echo(stack, limits)
     chosen = _one_acquisition(chosen)
     placed = [(i, frame) for i, frame in chosen if frame.has_geometry]
     groups = orientations([frame for _, frame in placed])
@@ -258,8 +263,27 @@ def _look_at_slices(files: tuple[Header, ...], limits: SeriesLimits) -> View:
         planes=planes,
         has_geometry=len(placed) == len(chosen),
         echo_ms=echo_ms,
+        num_planning=len(images) - len(stack),
     )
     return _stacked(view, placed, limits) if len(groups) == 1 else view
+
+
+def _without_planning(images: list[Slice]) -> list[Slice]:
+    """Without the few slices that lie otherwise than a stack of most, or are of another size: on them the
+    stack was planned, or they are a picture of where it lies."""
+    if not all(frame.has_geometry for _, frame in images):
+        return images
+    groups: dict[object, list[Slice]] = {}
+    for number, group in enumerate(orientations([frame for _, frame in images])):
+        ids = {id(frame) for frame in group}
+        for one in images:
+            if id(one[1]) in ids:
+                frame = one[1]
+                pixel = tuple(np.round(frame.in_place[2], 3).tolist())
+                groups.setdefault((number, frame.rows, frame.columns, pixel), []).append(one)
+    most = max(groups.values(), key=len, default=images)
+    num_others = len(images) - len(most)
+    return most if 0 < num_others <= min(MOST_PLANNING, len(most) / LEAST_TIMES) else images
 
 
 def _unlike(files: Sequence[Header]) -> tuple[Header, ...]:

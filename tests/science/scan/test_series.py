@@ -143,6 +143,22 @@ def test_three_planes_in_one_series_are_a_localizer_and_two_are_mixed() -> None:
     assert code_of([*two, *(coronal(i) for i in range(5))]) == "localizer"
 
 
+@pytest.mark.parametrize(
+    "planning",
+    [
+        [axial(0)],
+        [axial(0), coronal(0)],
+        [sagittal(3, rows=512, columns=512, pixel_mm=(0.9, 0.9))],
+        [replace(axial(0), echo_ms=8.0)],
+    ],
+    ids=["axial", "two planes", "another size", "another echo"],
+)
+def test_a_planning_slice_does_not_cost_its_series(planning: list[Frame]) -> None:
+    series = judge_series(headers_of([*good_stack(), *planning]), LIMITS)
+    assert (series.code, series.view.num_slices) == ("", 11)
+    assert f"{len(planning)} slices that lie otherwise are left out" in series.message
+
+
 def test_two_series_in_one_with_different_echo_times_are_mixed_not_a_double_echo() -> None:
     axials = [replace(axial(i), echo_ms=120.0) for i in range(5)]
     assert code_of([*good_stack(), *axials]) == "mixed_orientation"
