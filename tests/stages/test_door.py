@@ -468,3 +468,24 @@ def test_states_of_the_input_that_nothing_names_are_removed_after_a_week(archive
         current.split("/")[2]
     }
     assert len(context.read("scans")) == 2
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.113619.5.2", "1.2.3.4"])
+def test_a_private_transfer_syntax_with_plain_pixels_is_read(archive: Path, syntax: str) -> None:
+    """GE's own, and anybody's: the length says that nothing is compressed."""
+    for path in write_sagittal(archive, TALL):
+        data = path.read_bytes()
+        plain = b"1.2.840.10008.1.2.1\0"
+        at = data.index(plain)
+        named = syntax.encode() + b"\0" * (len(syntax) % 2)
+        length = len(named).to_bytes(2, "little")
+        group_at = data.index(b"\x02\x00\x00\x00UL\x04\x00") + 8
+        group = int.from_bytes(data[group_at : group_at + 4], "little") + len(named) - len(plain)
+        path.write_bytes(
+            data[:group_at] + group.to_bytes(4, "little") + data[group_at + 4 : at - 2]
+            + length + named + data[at + len(plain) :]
+        )  # fmt: skip
+    context = ingested(archive)
+    assert list(context.read("series").code) == [""]
+    [source] = context.read("sources").to_dict("records")
+    assert np.array_equal(read_scan(source).voxels_RAS, TALL.voxels_RAS)
