@@ -117,7 +117,7 @@ def steps(study: Study) -> list[Step]:
             deadline_s=cluster.deadline_s,
             labels=cluster.labels_of("cpu"),
         ),
-        draw_step(study, DrawStep, segment_kwargs(study)),
+        _draw_step(study),
         Step(
             NameStep,
             name_kwargs(study),
@@ -130,12 +130,12 @@ def steps(study: Study) -> list[Step]:
     ]
 
 
-def draw_step(study: Study, step: type, kwargs: dict[str, Any]) -> Step:
+def _draw_step(study: Study) -> Step:
     """On the device; masks that are given need none."""
     cluster, is_given = study.cluster, bool(study.segment.masks)
     return Step(
-        step,
-        kwargs,
+        DrawStep,
+        segment_kwargs(study),
         name="segment",
         does="draw",
         workers=cluster.cpu_workers if is_given else cluster.segment_workers,

@@ -11,6 +11,9 @@ import io
 from collections.abc import Sequence
 from typing import Final
 
+import fsspec
+import pandas as pd
+
 from spineage.errors import BadStudy
 
 MAX_FIELD = 100_000
@@ -55,6 +58,32 @@ def check_shape(data: bytes, separator: str, what: str) -> None:
                 f"{what}: row {line + 1} holds a line break within a field: a quote that is not closed looks "
                 "so; take line breaks out of the table"
             )
+
+
+def read_table_bytes(location: str, key: str) -> bytes:
+    """A CSV that the study names under this key. Raises BadStudy when it cannot be read."""
+    try:
+        with fsspec.open(location, "rb") as file:
+            data: bytes = file.read()
+    except Exception as error:
+        raise BadStudy(f"{key} cannot be read ({type(error).__name__})") from None
+    return data
+
+
+def text_table(data: bytes, what: str, key: str) -> pd.DataFrame:
+    """Its rows as stripped text. Raises BadStudy as `check_shape` does, or when it is no table."""
+    check_shape(data, ",", what)
+    try:
+        table = pd.read_csv(
+            io.BytesIO(data),
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            index_col=False,
+        )
+    except Exception as error:
+        raise BadStudy(f"{key} cannot be read ({type(error).__name__})") from None
+    return table.apply(lambda column: column.str.strip())
 
 
 def check_headings(headings: Sequence[str], what: str) -> None:

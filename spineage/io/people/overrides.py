@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
-import fsspec
-import pandas as pd
-
 from spineage.errors import BadStudy
-from spineage.io.people.csv_shape import check_shape
+from spineage.io.people.csv_shape import read_table_bytes, text_table
 
 COLUMNS = ("series_id", "decision", "reason")
 DECISIONS = ("accept", "refuse")
@@ -30,7 +26,8 @@ def read_overrides(location: str) -> dict[str, Override]:
     Raises BadStudy when the file cannot be read, lacks a column, decides anything but accept or refuse,
     gives no reason or a long one, or decides a series twice.
     """
-    table = _table(location)
+    data = read_table_bytes(location, "inputs.overrides")
+    table = text_table(data, "overrides", "inputs.overrides")
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise BadStudy(f"overrides: no column {missing[0]}; expected {', '.join(COLUMNS)}")
@@ -49,22 +46,3 @@ def read_overrides(location: str) -> dict[str, Override]:
             raise BadStudy(f"overrides: row {number}: this series is decided twice")
         found[str(series_id)] = Override(str(decision), str(reason))
     return found
-
-
-def _table(location: str) -> pd.DataFrame:
-    try:
-        with fsspec.open(location, "rb") as file:
-            data = file.read()
-        check_shape(data, ",", "overrides")
-        table = pd.read_csv(
-            io.BytesIO(data),
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            index_col=False,
-        )
-    except BadStudy:
-        raise
-    except Exception as error:
-        raise BadStudy(f"inputs.overrides cannot be read ({type(error).__name__})") from None
-    return table.apply(lambda column: column.str.strip())

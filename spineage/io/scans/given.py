@@ -7,7 +7,6 @@ tool's own endings), or named by a table. Names and places are private: they may
 from __future__ import annotations
 
 import fnmatch
-import io
 import os
 import re
 from collections import Counter
@@ -18,7 +17,6 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 import fsspec
-import pandas as pd
 
 from spineage.errors import BadScan, BadStudy
 from spineage.io import nifti
@@ -26,12 +24,13 @@ from spineage.io.files.described import IMAGE_ENDS
 from spineage.io.files.listing import LOCAL_SCHEMES, lost_since_ingest, open_bytes, walk_input
 from spineage.io.files.seals import seal_of
 from spineage.io.files.seen import Seen
-from spineage.io.people.csv_shape import check_shape
+from spineage.io.people.csv_shape import read_table_bytes, text_table
 from spineage.io.people.identity import Keyed
 from spineage.io.storage.trouble import reason_of
 from spineage.science.scan.geometry import Volume, reorient
 from spineage.uris import strip_logins
 
+KEY: Final = "segment.masks"
 PARTS: Final = {
     "spineps-veridah": (r"seg-vert", r"seg-(spine|subreg)"),
     "totalsegmentator": (r"vertebrae_mr", r"total_mr"),
@@ -93,8 +92,8 @@ def list_given(location: str) -> list[Seen]:
     """The mask files of a folder or pattern, or of a table the table itself and the files that it names, each
     with its size and stamp. Raises BadStudy when there are none."""
     if location.endswith(".csv"):
-        data = _table_bytes(location)
-        table = _table(location, data)
+        data = read_table_bytes(location, KEY)
+        table = text_table(data, KEY, KEY)
         columns = [table[name] for name in ("mask", "tissues") if name in table]
         named = sorted({_below(_folder_of(location), name) for c in columns for name in c if name})
         with ThreadPoolExecutor(STAT_THREADS) as pool:
@@ -238,7 +237,7 @@ def _folder_and_pattern(location: str) -> tuple[str, str]:
 
 
 def _from_table(location: str, tool: str, scans: str, keyed: Keyed) -> Given:
-    table = _table(location, _table_bytes(location))
+    table = text_table(read_table_bytes(location, KEY), KEY, KEY)
     unknown = [name for name in table if name not in COLUMNS]
     needs_two = tool in PARTS
     if unknown or "mask" not in table or needs_two != ("tissues" in table):
@@ -294,27 +293,3 @@ def _below(folder: str, name: str) -> str:
     if "://" in name or name.startswith("/") or not name or not folder:
         return name
     return f"{folder.rstrip('/')}/{name}"
-
-
-def _table(location: str, data: bytes) -> pd.DataFrame:
-    check_shape(data, ",", "segment.masks")
-    try:
-        table = pd.read_csv(
-            io.BytesIO(data),
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            index_col=False,
-        )
-    except Exception as error:
-        raise BadStudy(f"segment.masks cannot be read ({type(error).__name__})") from None
-    return table.apply(lambda column: column.str.strip())
-
-
-def _table_bytes(location: str) -> bytes:
-    try:
-        with fsspec.open(location, "rb") as file:
-            data: bytes = file.read()
-    except Exception as error:
-        raise BadStudy(f"segment.masks cannot be read ({type(error).__name__})") from None
-    return data

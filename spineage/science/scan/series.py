@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from spineage.errors import BadScan
-from spineage.science.scan.slices import Frame, SliceGrid, arrange, orientations, plane_of
+from spineage.science.scan.slices import (
+    Frame,
+    SliceGrid,
+    arrange,
+    is_parallel,
+    orientations,
+    plane_of,
+)
 
 MOST_PLANNING = 3
 LEAST_TIMES = 3
@@ -273,14 +280,13 @@ def _without_planning(images: list[Slice]) -> list[Slice]:
     stack was planned, or they are a picture of where it lies."""
     if not all(frame.has_geometry for _, frame in images):
         return images
+    directions = [group[0] for group in orientations([frame for _, frame in images])]
     groups: dict[object, list[Slice]] = {}
-    for number, group in enumerate(orientations([frame for _, frame in images])):
-        ids = {id(frame) for frame in group}
-        for one in images:
-            if id(one[1]) in ids:
-                frame = one[1]
-                pixel = tuple(np.round(frame.in_place[2], 3).tolist())
-                groups.setdefault((number, frame.rows, frame.columns, pixel), []).append(one)
+    for file_id, frame in images:
+        number = next(n for n, first in enumerate(directions) if is_parallel(frame, first))
+        pixel = tuple(np.round(frame.in_place[2], 3).tolist())
+        likeness = (number, frame.rows, frame.columns, pixel)
+        groups.setdefault(likeness, []).append((file_id, frame))
     most = max(groups.values(), key=len, default=images)
     num_others = len(images) - len(most)
     return most if 0 < num_others <= min(MOST_PLANNING, len(most) / LEAST_TIMES) else images

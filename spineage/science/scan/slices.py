@@ -142,7 +142,7 @@ def orientations(frames: list[Frame]) -> list[list[Frame]]:
     """Frames grouped by the direction of their normal and of their rows, within a degree."""
     groups: list[list[Frame]] = []
     for frame in frames:
-        home = next((group for group in groups if _is_parallel(frame, group[0])), None)
+        home = next((group for group in groups if is_parallel(frame, group[0])), None)
         if home is None:
             groups.append([frame])
         else:
@@ -150,7 +150,8 @@ def orientations(frames: list[Frame]) -> list[list[Frame]]:
     return groups
 
 
-def _is_parallel(one: Frame, other: Frame) -> bool:
+def is_parallel(one: Frame, other: Frame) -> bool:
+    """Whether the normals and the rows of two slices have one direction, within a degree."""
     limit = np.cos(np.radians(PARALLEL_DEGREES))
     return bool(
         one.normal @ other.normal >= limit and _unit(one.across) @ _unit(other.across) >= limit
